@@ -1,0 +1,1 @@
+"""What is learnt from: folders of X-rays, their patients, splits, and decoded pixels."""

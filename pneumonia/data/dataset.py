@@ -1,0 +1,175 @@
+"""A data set ready for training: checked, split, and opened as tensors."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from pneumonia.data import census
+from pneumonia.data.cache import Cache, Progress, default_folder, open_cache
+from pneumonia.data.demo import write_demo_set
+from pneumonia.data.folders import Found, ImageFile, find_images
+from pneumonia.data.preprocessing import Preprocessing
+from pneumonia.data.settings import DEMO, DataSettings
+from pneumonia.data.splits import ROLES, assign_roles
+from pneumonia.errors import DataError
+
+
+@dataclass(frozen=True, slots=True)
+class Images:
+    """Labelled images of one role, as tensors.
+
+    Attributes:
+        pixels: Grey levels of the whole cache, uint8 (N, H, W).
+        rows: Row in ``pixels`` of each image, int64 (n,).
+        labels: 0 negative, 1 positive, int64 (n,).
+        files: Where each image came from.
+    """
+
+    pixels: torch.Tensor
+    rows: torch.Tensor
+    labels: torch.Tensor
+    files: tuple[ImageFile, ...]
+
+    def __len__(self) -> int:
+        """Count the images."""
+        return len(self.rows)
+
+    def batch(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Pixels, uint8 (B, H, W), and labels, int64 (B,), at some positions, int64 (B,)."""
+        return self.pixels[self.rows[positions]], self.labels[positions]
+
+    def to(self, device: torch.device) -> "Images":
+        """Move the images of this role to a device; on the CPU they stay memory-mapped."""
+        if device.type == "cpu":
+            return self
+        return replace(
+            self,
+            pixels=self.pixels[self.rows].to(device),
+            rows=torch.arange(len(self), device=device),
+            labels=self.labels.to(device),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class DataSet:
+    """A checked data set: who plays which role, and its fingerprint.
+
+    Attributes:
+        root: The folder.
+        settings: What was asked for.
+        files: One file for each digest of content found, used or not: what the cache holds.
+        roles: The images of each role.
+        passed_over: Counts of the files not used.
+    """
+
+    root: Path
+    settings: DataSettings
+    files: Mapping[str, Path]
+    roles: Mapping[str, tuple[ImageFile, ...]]
+    passed_over: Counter[str]
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.root.name
+
+    @property
+    def digest(self) -> str:
+        """Fingerprint over all roles: differs when an image, a label or a role differs."""
+        return "-".join(self.role_digest(role)[:10] for role in self.roles)
+
+    def role_digest(self, role: str) -> str:
+        """Fingerprint of one role: 16 hexadecimal digits."""
+        return census.digest(self.roles[role])
+
+    def counts(self) -> dict[str, int]:
+        """Counts by role, as ``train/images`` or ``test/PNEUMONIA``."""
+        return {
+            f"{role}/{what}": count
+            for role, images in self.roles.items()
+            for what, count in census.counts(images, self.settings.class_names).items()
+        }
+
+    def report(self) -> str:
+        """The counts as a table, and what a user should know."""
+        return census.report(self.roles, self.settings.class_names, self.passed_over)
+
+    def open(
+        self, preprocessing: Preprocessing, progress: Progress | None = None
+    ) -> dict[str, Images]:
+        """Open the images of every role, decoding those not decoded before.
+
+        Raises:
+            DataError: The disk is too full for the cache.
+        """
+        cache = open_cache(self.files, preprocessing, progress=progress)
+        return {role: images_of(files, cache) for role, files in self.roles.items()}
+
+
+def load_data_set(
+    settings: DataSettings, preprocessing: Preprocessing, progress: Progress | None = None
+) -> DataSet:
+    """Find, check, decode and split a data set; nothing bad is left to be found while training.
+
+    Raises:
+        DataError: Images are missing, unreadable or too few.
+        LeakageError: A patient or an identical image is in two roles.
+    """
+    root, found, cache = find_readable(settings, preprocessing, progress)
+    roles = assign_roles(found, settings)
+    if not settings.allow_leakage:
+        census.refuse_leakage(roles)
+    ordered = {role: tuple(roles[role]) for role in ROLES}
+    return DataSet(root, settings, cache.files, ordered, found.passed_over)
+
+
+def demo_folder(progress: Progress | None = None) -> Path:
+    """Folder of the synthetic demo set, made on the spot the first time."""
+    folder = default_folder() / "demo-xrays"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    write_demo_set(folder, progress=progress)
+    return folder
+
+
+def find_readable(
+    settings: DataSettings, preprocessing: Preprocessing, progress: Progress | None = None
+) -> tuple[Path, Found, Cache]:
+    """Find the images and decode every one, so that unreadable ones stop us here.
+
+    Returns:
+        The folder, its readable images, and all decoded images.
+
+    Raises:
+        DataError: There are unreadable images and ``skip_unreadable`` is not set.
+    """
+    root = demo_folder(progress) if settings.data == DEMO else Path(settings.data).absolute()
+    found = find_images(root, settings.class_names, settings.patient_pattern)
+    files = {image.digest: image.path for image in found.images}
+    cache = open_cache(files, preprocessing, progress=progress)
+    unreadable = [image for image in found.images if image.digest in cache.unreadable]
+    if unreadable and not settings.skip_unreadable:
+        listed = "; ".join(
+            f"{str(image.path.relative_to(root))!r}: {cache.unreadable[image.digest]}"
+            for image in unreadable[:3]
+        )
+        raise DataError(
+            f"{len(unreadable)} unreadable images in {str(root)!r} ({listed}): "
+            "repair them, or leave them out with --skip-unreadable"
+        )
+    if unreadable:
+        found.images = [image for image in found.images if image.digest in cache.rows]
+        found.passed_over["unreadable"] += len(unreadable)
+    return root, found, cache
+
+
+def images_of(files: Sequence[ImageFile], cache: Cache) -> Images:
+    """Look up files in a cache, and give them as tensors."""
+    return Images(
+        torch.from_numpy(cache.pixels),  # (N, H, W)
+        torch.tensor([cache.rows[file.digest] for file in files], dtype=torch.int64),
+        torch.tensor([file.label for file in files], dtype=torch.int64),
+        tuple(files),
+    )

@@ -1,0 +1,1 @@
+"""How good it is: metrics, figures, and Grad-CAM, on plain arrays and tensors."""

@@ -1,0 +1,1 @@
+"""What learns: the two networks, their registry, and their initial weights."""

@@ -1,0 +1,47 @@
+"""The report's own network: four convolutions and three fully connected layers."""
+
+from torch import nn
+
+# This module's source travels with every logged model: it imports nothing of this package.
+
+_CHANNELS = (3, 64, 128, 256, 512)
+
+
+def simple_cnn(image_size: int, dropout: float) -> nn.Sequential:
+    """Build SimpleCNN: 104,838,274 parameters at 224×224.
+
+    Four 3×3 convolutions with padding 1 to 64, 128, 256 and 512 channels, each with ReLU and 2×2
+    max-pooling; then fully connected layers to 1024, 512 and 2, with ReLU and dropout between.
+
+    Args:
+        image_size: Side of the input images in pixels, at least 16.
+        dropout: Probability of dropping an activation between fully connected layers, 0–1.
+
+    Returns:
+        A network from float (B, 3, image_size, image_size) to logits (B, 2).
+    """
+    convolutions: list[nn.Module] = []
+    for below, above in zip(_CHANNELS, _CHANNELS[1:], strict=False):
+        convolutions += [nn.Conv2d(below, above, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
+    side = image_size // 16  # halved by each of four poolings
+    network = nn.Sequential()
+    network.add_module("features", nn.Sequential(*convolutions))
+    network.add_module(
+        "classifier",
+        nn.Sequential(
+            nn.Flatten(),
+            nn.Linear(_CHANNELS[-1] * side * side, 1024),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Linear(1024, 512),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Linear(512, 2),
+        ),
+    )
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):  # He et al. 2015, for layers followed by ReLU
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    return network

@@ -1,0 +1,1 @@
+"""Experiments: their files, the Optuna study over their space, and cross-validation."""

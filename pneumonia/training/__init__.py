@@ -1,0 +1,1 @@
+"""How a network learns: settings, the loop, and what it needs from the device."""
