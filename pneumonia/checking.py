@@ -27,7 +27,7 @@ def checked(item: Field[Any], value: Any) -> Any:
     Raises:
         UsageError: The value is of the wrong kind, out of range, or not among the choices.
     """
-    wanted = item.type
+    wanted: Any = item.type
     if wanted is float and type(value) is int:
         value = float(value)
     if type(value) is not wanted:

@@ -1,0 +1,168 @@
+"""What a finished experiment shows: the winner's metrics, figures, model and story."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pneumonia.data.dataset import DataSet, Images
+from pneumonia.evaluation.figures import (
+    confusion_matrices,
+    learning_curves,
+    roc_and_precision_recall,
+)
+from pneumonia.evaluation.gallery import (
+    Example,
+    choose_examples,
+    explanation_gallery,
+    prediction_gallery,
+)
+from pneumonia.evaluation.grad_cam import grad_cam
+from pneumonia.evaluation.metrics import classification_metrics, confidence_intervals
+from pneumonia.networks.registry import network_named
+from pneumonia.tracking.models import ModelConfig, log_model, register
+from pneumonia.tracking.runs import Run
+from pneumonia.training.device import choose_engine
+from pneumonia.training.loop import Trained, predict_probabilities
+from pneumonia.training.settings import TrainingSettings
+
+_SCORED_IN = ("accuracy", "auc", "sensitivity", "specificity")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What the command reports at the end.
+
+    Attributes:
+        test: Test metrics.
+        intervals: 95 % intervals of some of them.
+        model_uri: The registered version's URI, or the logged model's.
+        verdict: What became of the champion, or that nothing was registered.
+    """
+
+    test: Mapping[str, float]
+    intervals: Mapping[str, tuple[float, float]]
+    model_uri: str
+    verdict: str
+
+
+def log_outcome(
+    run: Run,
+    data: DataSet,
+    images: Mapping[str, Images],
+    settings: TrainingSettings,
+    trained: Trained,
+    *,
+    registering: bool,
+) -> Outcome:
+    """Score the winner once on the test images, and log metrics, figures and model."""
+    names = data.settings.class_names
+    run.log_figure(learning_curves(trained.history, best_epoch=trained.best_epoch), "curves")
+    run.log_metrics({f"best/{key.removeprefix('val/')}": value for key, value in trained.best.items()
+                     if key.startswith("val/") or key == "epoch"})
+    log_scores(run, trained.network, images["validation"], "validation", settings, names)
+    test, intervals = log_scores(run, trained.network, images["test"], "test", settings, names)
+    config = ModelConfig(settings.network, settings.image_size, settings.resize, names)
+    example = images["test"].files[0].path.read_bytes()
+    uri = log_model(run, trained.network.cpu(), config, step=trained.best_epoch, example=example)
+    if not registering:
+        return Outcome(test, intervals, uri, "not registered, as asked")
+    tags = {
+        "data.digest": data.digest,
+        "data.validation": data.role_digest("validation"),
+        "data": data.name,
+        **{f"test.{key}": f"{test[key]:.4f}" for key in _SCORED_IN},
+    }
+    uri, verdict = register(
+        uri, run, config, tags=tags, metric=settings.metric,
+        value=trained.best[f"val/{settings.metric}"], higher_is_better=settings.higher_is_better,
+    )
+    return Outcome(test, intervals, uri, verdict)
+
+
+def log_scores(
+    run: Run,
+    network: torch.nn.Module,
+    images: Images,
+    role: str,
+    settings: TrainingSettings,
+    names: tuple[str, str],
+    threshold: float = 0.5,
+) -> tuple[dict[str, float], Mapping[str, tuple[float, float]]]:
+    """Score a network on labelled images; log figures, and metrics unless they are validation's.
+
+    Validation metrics were logged by epoch already, and a second value would bend their curve.
+    """
+    engine = choose_engine(settings.device, settings.precision)
+    network.to(engine.device)
+    probability = predict_probabilities(network, images.to(engine.device), engine)
+    truth = images.labels.numpy()
+    metrics = classification_metrics(truth, probability, threshold)
+    intervals = confidence_intervals(truth, probability, threshold)
+    title = f"{role} ({len(images):,} images)"
+    predicted = (probability >= threshold).astype(np.int64)
+    run.log_figure(confusion_matrices(truth, predicted, names, title=title), f"confusion_{role}")
+    run.log_figure(
+        roc_and_precision_recall(truth, probability, title=title, threshold=threshold),
+        f"roc_{role}",
+    )
+    if role != "validation":
+        run.log_metrics({f"test/{key}": value for key, value in metrics.items()})
+        for figure, count, heats in (("gallery", 16, False), ("grad_cam", 8, True)):
+            chosen = choose_examples(truth, probability, count=count, threshold=threshold)
+            examples = _examples(images, chosen, probability, names, threshold)
+            if heats:
+                examples = _explained(network, settings, images, chosen, examples)
+                run.log_figure(explanation_gallery(examples, title="Grad-CAM, " + title), figure)
+            else:
+                run.log_figure(prediction_gallery(examples, title=title), figure)
+    return metrics, intervals
+
+
+def in_words(outcome: Outcome) -> str:
+    """The test result in one line, with 95 % intervals where they are known."""
+    parts = []
+    for key in _SCORED_IN:
+        low_high = outcome.intervals.get(key)
+        interval = f" ({low_high[0]:.3f}–{low_high[1]:.3f})" if low_high else ""
+        parts.append(f"{key} {outcome.test[key]:.3f}{interval}")
+    return ", ".join(parts)
+
+
+def _examples(
+    images: Images,
+    chosen: list[int],
+    probability: NDArray[np.float64],
+    names: tuple[str, str],
+    threshold: float,
+) -> list[Example]:
+    grey, labels = images.batch(torch.tensor(chosen))
+    return [
+        Example(
+            image=grey[place].numpy(),
+            truth=names[int(labels[place])],
+            predicted=names[int(probability[position] >= threshold)],
+            probability=float(probability[position]),
+            name=images.files[position].path.name,
+        )
+        for place, position in enumerate(chosen)
+    ]
+
+
+def _explained(
+    network: torch.nn.Module,
+    settings: TrainingSettings,
+    images: Images,
+    chosen: list[int],
+    examples: list[Example],
+) -> list[Example]:
+    device = next(network.parameters()).device
+    grey, _ = images.batch(torch.tensor(chosen))
+    layer = network_named(settings.network).explained
+    heats = grad_cam(network, layer, grey.to(device))
+    return [
+        Example(e.image, e.truth, e.predicted, e.probability, e.name, heat)
+        for e, heat in zip(examples, heats, strict=True)
+    ]

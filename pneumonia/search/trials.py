@@ -1,0 +1,361 @@
+"""Running an experiment: one training run, or an Optuna study over the experiment's space."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+import torch
+from optuna.trial import FrozenTrial, TrialState
+
+from pneumonia.checking import as_parameters
+from pneumonia.data.cache import Progress
+from pneumonia.data.dataset import DataSet, Images
+from pneumonia.data.preprocessing import Preprocessing
+from pneumonia.errors import PneumoniaError, TrainingError, UsageError
+from pneumonia.evaluation.study_figures import optimisation_history, parameter_importance
+from pneumonia.search.experiment import Experiment
+from pneumonia.search.outcome import Outcome, in_words, log_outcome
+from pneumonia.search.space import inside, suggest
+from pneumonia.tracking.runs import Run, find_run
+from pneumonia.tracking.store import create_once
+from pneumonia.training.loop import Epoch, Trained, build_network, train
+from pneumonia.training.settings import TrainingSettings
+
+log = logging.getLogger(__name__)
+
+_STATES = {
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+    TrialState.RUNNING: "running",
+    TrialState.WAITING: "waiting",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchSettings:
+    """How to search.
+
+    Attributes:
+        trials: Trials of the whole study, resumed ones included; 1 is a plain training run.
+        timeout: Seconds after which no new trial begins, or None.
+        study: Name of the study; empty names it after the run.
+        storage: Optuna storage URL; empty is an sqlite file in the working directory.
+        resume: Go on with an existing study.
+        pruner: ``median``, ``hyperband`` or ``none``.
+        keep_checkpoints: ``winner`` or ``all``.
+    """
+
+    trials: int = 1
+    timeout: float | None = None
+    study: str = ""
+    storage: str = ""
+    resume: bool = False
+    pruner: str = "median"
+    keep_checkpoints: str = "winner"
+
+
+def run_experiment(
+    run: Run,
+    experiment: Experiment,
+    data: DataSet,
+    search: SearchSettings,
+    *,
+    registering: bool,
+    progress: Progress | None = None,
+) -> Outcome:
+    """Train, or search and take the winner; then score, log and register it.
+
+    Raises:
+        TrainingError: Training failed, or no trial of the search completed.
+        UsageError: The study exists and is not to be resumed, or cannot be.
+    """
+    run.log_data_set(data)
+    run.log_parameters(as_parameters(experiment.training))
+    run.log_parameters(as_parameters(experiment.data))
+    run.log_parameters({"experiment": experiment.name, "trials": search.trials})
+    if search.trials > 1 or search.resume:
+        if not experiment.space:
+            raise UsageError(
+                f"experiment {experiment.name!r} has no [space] left to search: use --trials 1, or "
+                "give it one"
+            )
+        return _Search(run, experiment, data, search, progress).conduct(registering=registering)
+    settings = experiment.training
+    images = _open(data, settings, progress)
+    trained = train(settings, images, lambda epoch: _log_epoch(run, epoch, settings))
+    _log_remarks(run, trained)
+    run.log_checkpoint(trained.network.state_dict(), data.settings.class_names)
+    outcome = log_outcome(run, data, images, settings, trained, registering=registering)
+    run.tag({"trial.state": "complete"})
+    run.describe(describe(settings, data, trained, outcome))
+    return outcome
+
+
+def describe(
+    settings: TrainingSettings, data: DataSet, trained: Trained, outcome: Outcome
+) -> str:
+    """The run's description in Markdown."""
+    value = trained.best[f"val/{settings.metric}"]
+    return (
+        f"**{settings.network}** on {data.name}: validation {settings.metric} **{value:.4f}** at "
+        f"epoch {trained.best_epoch} of {len(trained.history)}.\n\n"
+        f"Test, scored once: {in_words(outcome)} (95 % Wilson intervals).\n\n"
+        f"Model: `{outcome.model_uri}` ({outcome.verdict}).\n"
+    )
+
+
+class _Search:
+    """One study, its parent run, and the best trial so far."""
+
+    def __init__(
+        self,
+        run: Run,
+        experiment: Experiment,
+        data: DataSet,
+        search: SearchSettings,
+        progress: Progress | None,
+    ) -> None:
+        self.run, self.experiment, self.data, self.search = run, experiment, data, search
+        self.progress = progress
+        self.metric = experiment.training.metric
+        self.study = self._open_study()
+
+    def conduct(self, *, registering: bool) -> Outcome:
+        """Run the trials that are left, then log the winner."""
+        self.run.tag({"study": self.study.study_name})
+        done = [t for t in self.study.trials if t.state.is_finished()]
+        if not self.study.trials:
+            # The experiment's own settings first: a search never ends worse than they are.
+            point = inside(self.experiment.space, self.experiment.training)
+            self.study.enqueue_trial(point, skip_if_exists=True)
+        left = self.search.trials - len(done)
+        if left > 0:
+            self.study.optimize(
+                self._objective,
+                n_trials=left,
+                timeout=self.search.timeout,
+                catch=(PneumoniaError,),
+                callbacks=[lambda _study, trial: self._after(trial)],
+            )
+        complete = [t for t in self.study.trials if t.state == TrialState.COMPLETE]
+        if not complete:
+            reasons = [t.user_attrs.get("reason", "pruned") for t in self.study.trials]
+            raise TrainingError(f"no trial of {len(reasons)} completed: {reasons[-1]}")
+        return self._log_winner(self.study.best_trial, registering=registering)
+
+    def _open_study(self) -> optuna.Study:
+        training, search = self.experiment.training, self.search
+        name = search.study or f"{self.experiment.name}-{self.run.id[:8]}"
+        if search.resume and not search.study:
+            raise UsageError("--resume needs the name of the study: add --study NAME")
+        storage = open_storage(search.storage)
+        known = optuna.get_all_study_names(storage)
+        if search.resume and name not in known:
+            listed = ", ".join(known[-5:]) or "none"
+            raise UsageError(f"no study {name!r} to resume: the storage has {listed}")
+        if not search.resume and name in known:
+            raise UsageError(f"study {name!r} exists: go on with it by --resume, or rename")
+        study = optuna.create_study(
+            study_name=name,
+            storage=storage,
+            load_if_exists=search.resume,
+            direction="maximize" if training.higher_is_better else "minimize",
+            sampler=optuna.samplers.TPESampler(seed=training.seed),
+            pruner=_pruner(search.pruner, training.epochs),
+        )
+        fixed = {"data.digest": self.data.digest, "network": training.network, "metric": self.metric}
+        for key, value in fixed.items():
+            if study.user_attrs.setdefault(key, value) != value:
+                raise UsageError(
+                    f"study {name!r} was begun with {key} {study.user_attrs[key]}, not {value}: "
+                    "its trials cannot be compared; begin another with --study"
+                )
+            study.set_user_attr(key, value)
+        return study
+
+    def _objective(self, trial: optuna.Trial) -> float:
+        name = f"{self.experiment.training.network}-t{trial.number:03d}"
+        child = self.run.child(name, {"study": self.study.study_name, "trial": str(trial.number)})
+        trial.set_user_attr("run_id", child.id)
+        try:
+            drawn = suggest(trial, self.experiment.space)
+            child.log_parameters(drawn)
+            settings = replace(self.experiment.training, **drawn)
+            log.info("%s: %s", name, ", ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}"
+                                               for k, v in drawn.items()))
+
+            def on_epoch(epoch: Epoch) -> None:
+                _log_epoch(child, epoch, settings)
+                trial.report(epoch[f"val/{self.metric}"], int(epoch["epoch"]))
+                if trial.should_prune():
+                    raise optuna.TrialPruned
+
+            trained = train(settings, _open(self.data, settings, self.progress), on_epoch)
+        except optuna.TrialPruned:
+            child.end("KILLED", "pruned")
+            raise
+        except KeyboardInterrupt:
+            child.end("KILLED", "interrupted")
+            raise
+        except Exception as error:
+            trial.set_user_attr("reason", str(error))
+            child.tag({"error": str(error)[:5000]})
+            child.end("FAILED", "failed")
+            if isinstance(error, (ValueError, RuntimeError)):
+                raise TrainingError(f"{type(error).__name__}: {error}") from error
+            raise
+        return self._keep(trial, child, settings, trained)
+
+    def _keep(
+        self, trial: optuna.Trial, child: Run, settings: TrainingSettings, trained: Trained
+    ) -> float:
+        """Record a completed trial, and its checkpoint if it is the best so far."""
+        value = trained.best[f"val/{self.metric}"]
+        child.log_metrics({f"best/{key.removeprefix('val/')}": number
+                           for key, number in trained.best.items() if key.startswith("val/")})
+        trial.set_user_attr("history", trained.history)
+        trial.set_user_attr("best_epoch", trained.best_epoch)
+        finished = [t for t in self.study.trials if t.state == TrialState.COMPLETE]
+        leader = self.study.best_trial if finished else None
+        best_so_far = settings.better(value, leader.value if leader else None)
+        if best_so_far or self.search.keep_checkpoints == "all":
+            child.log_checkpoint(trained.network.state_dict(), self.data.settings.class_names)
+        if best_so_far and leader and self.search.keep_checkpoints == "winner":
+            find_run(leader.user_attrs["run_id"]).drop_checkpoint()
+        if best_so_far:
+            best = {key: number for key, number in trained.best.items() if key.startswith("val/")}
+            self.run.log_metrics(best, step=trial.number)
+        child.end("FINISHED", "complete")
+        return value
+
+    def _after(self, trial: FrozenTrial) -> None:
+        state = _STATES[trial.state]
+        reason = trial.user_attrs.get("reason", "")
+        value = "" if trial.value is None else f", {self.metric} {trial.value:.4f}"
+        log.info("trial %d %s%s%s", trial.number, state, value, f": {reason}" if reason else "")
+        self.run.describe(self.table())
+
+    def table(self) -> str:
+        """The trials, best first, as a Markdown table."""
+        keys = list(self.experiment.space)
+        sign = -1 if self.experiment.training.higher_is_better else 1
+        ranked = sorted(
+            self.study.trials,
+            key=lambda t: (t.state != TrialState.COMPLETE, sign * (t.value or 0.0), t.number),
+        )
+        head = f"| trial | state | val {self.metric} | {' | '.join(keys)} |"
+        lines = [f"Study `{self.study.study_name}`", "", head, "|" + "---|" * (len(keys) + 3)]
+        for trial in ranked[:20]:
+            value = "" if trial.value is None else f"{trial.value:.4f}"
+            cells = [_short(trial.params.get(key, "")) for key in keys]
+            run_id = trial.user_attrs.get("run_id", "")
+            link = f"[{trial.number}](#/experiments/{self.run.experiment_id}/runs/{run_id})"
+            lines.append(f"| {link} | {_STATES[trial.state]} | {value} | {' | '.join(cells)} |")
+        return "\n".join(lines) + "\n"
+
+    def _log_winner(self, winner: FrozenTrial, *, registering: bool) -> Outcome:
+        run, settings = self.run, replace(self.experiment.training, **winner.params)
+        child = find_run(winner.user_attrs["run_id"])
+        run.tag({"winner.run_id": child.id, "winner.trial": str(winner.number)})
+        run.log_parameters({f"winner/{key}": value for key, value in winner.params.items()})
+        network = build_network(settings)
+        network.load_state_dict(child.read_checkpoint())
+        network.to(memory_format=torch.channels_last)
+        history = winner.user_attrs["history"]
+        trained = Trained(network.eval(), history, winner.user_attrs["best_epoch"], [])
+        for epoch in history:
+            curve = {f"winner/{key.replace('/', '_')}": value for key, value in epoch.items()
+                     if key.startswith(("train/", "val/"))}
+            run.log_metrics(curve, step=int(epoch["epoch"]))
+        self._log_study_figures()
+        images = _open(self.data, settings, self.progress)
+        outcome = log_outcome(run, self.data, images, settings, trained, registering=registering)
+        run.tag({"trial.state": "complete"})
+        counts = {s: sum(_STATES[t.state] == s for t in self.study.trials) for s in _STATES.values()}
+        states = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+        run.describe(
+            describe(settings, self.data, trained, outcome)
+            + f"\nTrial {winner.number} won among {states}.\n\n{self.table()}"
+        )
+        return outcome
+
+    def _log_study_figures(self) -> None:
+        trials = self.study.trials
+        figure = optimisation_history(
+            [t.value if t.state == TrialState.COMPLETE else None for t in trials],
+            [_STATES[t.state] for t in trials],
+            metric=f"val/{self.metric}",
+            maximize=self.experiment.training.higher_is_better,
+        )
+        self.run.log_figure(figure, "optimisation_history")
+        complete = [t for t in trials if t.state == TrialState.COMPLETE]
+        importances: Mapping[str, float] = {}
+        if len(complete) > 3 and len({t.value for t in complete}) > 1:
+            importances = optuna.importance.get_param_importances(self.study)
+        self.run.log_figure(
+            parameter_importance(importances, metric=f"val/{self.metric}"), "parameter_importance"
+        )
+
+
+def open_storage(url: str) -> optuna.storages.BaseStorage:
+    """Open the study storage, creating the local sqlite one once.
+
+    Raises:
+        UsageError: The URL is none of Optuna's, or its database does not answer.
+    """
+    if not url:
+        url = f"sqlite:///{Path('optuna.db').absolute()}"
+    try:
+        if url.startswith("sqlite:///"):
+            database = Path(url.removeprefix("sqlite:///")).absolute()
+            create_once(database, lambda path: _create_study_tables(path))
+        return optuna.storages.get_storage(url)
+    except (PneumoniaError, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        first = str(error).splitlines()[0]
+        raise UsageError(f"cannot open the study storage {url!r}: {first}") from None
+
+
+def _create_study_tables(database: Path) -> None:
+    optuna.storages.RDBStorage(f"sqlite:///{database}")
+
+
+def _pruner(name: str, epochs: int) -> optuna.pruners.BasePruner:
+    if name == "hyperband":
+        return optuna.pruners.HyperbandPruner(min_resource=1, max_resource=epochs)
+    if name == "median":
+        return optuna.pruners.MedianPruner(n_startup_trials=3, n_warmup_steps=1)
+    return optuna.pruners.NopPruner()
+
+
+def _open(
+    data: DataSet, settings: TrainingSettings, progress: Progress | None
+) -> dict[str, Images]:
+    return data.open(Preprocessing(settings.image_size, settings.resize), progress)
+
+
+def _log_epoch(run: Run, epoch: Epoch, settings: TrainingSettings) -> None:
+    run.log_epoch(epoch)
+    log.info(
+        "%s epoch %d/%d  train loss %.4f  val loss %.4f  accuracy %.4f  auc %.4f  "
+        "sensitivity %.3f  specificity %.3f  %.0f images/s  %.1f s",
+        run.name, epoch["epoch"], settings.epochs, epoch["train/loss"], epoch["val/loss"],
+        epoch["val/accuracy"], epoch["val/auc"], epoch["val/sensitivity"],
+        epoch["val/specificity"], epoch["speed/images_per_second"], epoch["speed/epoch_seconds"],
+    )
+
+
+def _log_remarks(run: Run, trained: Trained) -> None:
+    if trained.remarks:
+        run.log_text("\n".join(trained.remarks) + "\n", "weights.txt")
+        log.info("initial weights: %d tensors did not match, such as %s",
+                 len(trained.remarks), trained.remarks[0])
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

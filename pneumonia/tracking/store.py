@@ -1,0 +1,128 @@
+"""Where runs are kept: finding the store, creating it once, and making sure that it answers."""
+
+import os
+import sqlite3
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+import mlflow
+from filelock import FileLock
+from mlflow.exceptions import MlflowException
+
+from pneumonia.errors import TrackingError
+
+_SQLITE = "sqlite:///"
+
+
+def connect(tracking_uri: str | None = None) -> str:
+    """Choose the tracking store, create it if it is a local one, and check that it answers.
+
+    Args:
+        tracking_uri: As given by the user; then ``MLFLOW_TRACKING_URI``; then an sqlite store in
+            the working directory.
+
+    Returns:
+        The tracking URI, with local paths made absolute.
+
+    Raises:
+        TrackingError: The server or store does not answer.
+    """
+    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}mlflow.db"
+    if uri.startswith(_SQLITE):
+        database = Path(uri.removeprefix(_SQLITE)).absolute()
+        uri = f"{_SQLITE}{database}"
+        create_once(database, _create_mlflow_tables)
+    elif uri.startswith(("http://", "https://")):
+        _check_server(uri)
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(os.environ.get("MLFLOW_REGISTRY_URI", uri))
+    try:
+        mlflow.MlflowClient().search_experiments(max_results=1)
+    except Exception as error:  # noqa: BLE001 - each store has errors of its own
+        raise _unreachable(uri, str(error)) from error
+    return uri
+
+
+def choose_experiment(name: str) -> None:
+    """Use the experiment of this name, creating it with its artifacts beside a local store.
+
+    Under ``mlflow run`` the experiment is chosen already, and stays.
+
+    Raises:
+        TrackingError: The experiment was deleted, or cannot be created.
+    """
+    if os.environ.get("MLFLOW_RUN_ID"):
+        return
+    client = mlflow.MlflowClient()
+    try:
+        experiment = client.get_experiment_by_name(name)
+        if experiment is None:
+            try:
+                client.create_experiment(name, artifact_location=_artifact_location(name))
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another process was faster
+                    raise
+        mlflow.set_experiment(name)
+    except MlflowException as error:
+        raise TrackingError(
+            f"cannot use experiment {name!r}: {_first_line(error)} Choose another with "
+            "--experiment-name, or restore it with 'mlflow experiments restore'"
+        ) from None
+
+
+def create_once(database: Path, create: Callable[[Path], None]) -> None:
+    """Create an sqlite database under a lock: several processes at once would corrupt it.
+
+    Raises:
+        TrackingError: The folder cannot be written to.
+    """
+    try:
+        database.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{database}.lock"):
+            create(database)
+            with sqlite3.connect(database) as connection:
+                # Readers and a writer no longer lock each other out.
+                connection.execute("PRAGMA journal_mode=wal")
+            connection.close()
+    except (OSError, sqlite3.Error, MlflowException) as error:
+        raise TrackingError(f"cannot create the store {str(database)!r}: {error}") from None
+
+
+def _create_mlflow_tables(database: Path) -> None:
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    SqlAlchemyStore(f"{_SQLITE}{database}", str(database.parent / "mlruns"))
+
+
+def _artifact_location(name: str) -> str | None:
+    uri = mlflow.get_tracking_uri()
+    if not uri.startswith(_SQLITE):
+        return None  # the server knows
+    folder = "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in name)
+    return (Path(uri.removeprefix(_SQLITE)).parent / "mlruns" / folder).as_uri()
+
+
+def _check_server(uri: str) -> None:
+    """Ask once with a short patience; MLflow itself would try for minutes."""
+    request = urllib.request.Request(f"{uri.rstrip('/')}/health")  # noqa: S310 - http, checked
+    try:
+        with urllib.request.urlopen(request, timeout=10):  # noqa: S310 - likewise
+            return
+    except urllib.error.HTTPError:
+        return  # it answers; who may do what is for MLflow to say
+    except (OSError, ValueError) as error:
+        raise _unreachable(uri, str(error)) from None
+
+
+def _unreachable(uri: str, reason: str) -> TrackingError:
+    first = reason.splitlines()[0] if reason else "no answer"
+    return TrackingError(
+        f"the tracking store {uri!r} does not answer ({first}): start it, or choose another with "
+        "--tracking-uri or MLFLOW_TRACKING_URI"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]

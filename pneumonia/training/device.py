@@ -1,0 +1,75 @@
+"""What the device can do: which one, in which precision, and how much it can hold."""
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+
+from pneumonia.errors import UsageError
+
+_PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """A device and the precision to compute in.
+
+    Attributes:
+        device: Where tensors live.
+        precision: ``fp32``, ``bf16`` or ``fp16``.
+    """
+
+    device: torch.device
+    precision: str
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """Compute convolutions and matrix products in the chosen precision."""
+        context: AbstractContextManager[None] = torch.autocast(
+            self.device.type,
+            dtype=_PRECISIONS.get(self.precision, torch.bfloat16),
+            enabled=self.precision in _PRECISIONS,
+        )
+        return context
+
+    def gradient_scaler(self) -> torch.amp.GradScaler:
+        """Keep fp16 gradients from vanishing; does nothing in other precisions."""
+        return torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
+
+
+def choose_engine(device: str, precision: str) -> Engine:
+    """Choose the device and precision asked for, or the best there is where ``auto``.
+
+    Raises:
+        UsageError: What was asked for is not on this machine.
+    """
+    chosen = torch.device(_best_device() if device == "auto" else device)
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise UsageError("device 'cuda' is not available here: use --device auto or cpu")
+    if chosen.type == "mps" and not torch.backends.mps.is_available():
+        raise UsageError("device 'mps' is not available here: use --device auto or cpu")
+    if chosen.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = True
+        torch.backends.cudnn.allow_tf32 = True
+    if precision == "auto":
+        precision = "bf16" if _fast_bf16(chosen) else "fp32"
+    if precision == "fp16" and chosen.type == "cpu":
+        raise UsageError("precision 'fp16' needs a GPU: use --precision auto, bf16 or fp32")
+    return Engine(chosen, precision)
+
+
+def _best_device() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _fast_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        # Without these instructions bf16 is emulated, and slower than fp32.
+        return bool(
+            torch.cpu._is_avx512_bf16_supported()  # noqa: SLF001 - torch has no public question
+            or torch.cpu._is_amx_tile_supported()  # noqa: SLF001 - likewise
+        )
+    return False
