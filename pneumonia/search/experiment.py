@@ -92,7 +92,7 @@ def _parse(name: str, table: Mapping[str, Any]) -> Experiment:
 
 
 def _section(kind: type, section: str, table: Mapping[str, Any]) -> dict[str, Any]:
-    items = {item.name: item for item in fields(kind)}
+    items = {item.name: item for item in fields(kind) if item.name != "data"}
     given = table.get(section, {})
     if not isinstance(given, dict):
         raise UsageError(f"{section} = {given!r}: write a table [{section}]")

@@ -86,7 +86,7 @@ def run_experiment(
         return _Search(run, experiment, data, search, progress).conduct(registering=registering)
     settings = experiment.training
     images = _open(data, settings, progress)
-    trained = train(settings, images, lambda epoch: _log_epoch(run, epoch, settings))
+    trained = train(settings, images, lambda epoch: log_epoch(run, epoch, settings))
     _log_remarks(run, trained)
     run.log_checkpoint(trained.network.state_dict(), data.settings.class_names)
     outcome = log_outcome(run, data, images, settings, trained, registering=registering)
@@ -189,7 +189,7 @@ class _Search:
                                                for k, v in drawn.items()))
 
             def on_epoch(epoch: Epoch) -> None:
-                _log_epoch(child, epoch, settings)
+                log_epoch(child, epoch, settings)
                 trial.report(epoch[f"val/{self.metric}"], int(epoch["epoch"]))
                 if trial.should_prune():
                     raise optuna.TrialPruned
@@ -339,7 +339,8 @@ def _open(
     return data.open(Preprocessing(settings.image_size, settings.resize), progress)
 
 
-def _log_epoch(run: Run, epoch: Epoch, settings: TrainingSettings) -> None:
+def log_epoch(run: Run, epoch: Epoch, settings: TrainingSettings) -> None:
+    """Log one epoch, and say it in a line."""
     run.log_epoch(epoch)
     log.info(
         "%s epoch %d/%d  train loss %.4f  val loss %.4f  accuracy %.4f  auc %.4f  "

@@ -126,3 +126,11 @@ def _unreachable(uri: str, reason: str) -> TrackingError:
 
 def _first_line(error: Exception) -> str:
     return str(error).splitlines()[0]
+
+
+def latest_experiment() -> str:
+    """Identifier of the experiment with the latest run, or of the first one."""
+    client = mlflow.MlflowClient()
+    identifiers = [experiment.experiment_id for experiment in client.search_experiments()]
+    runs = client.search_runs(identifiers, order_by=["attributes.start_time DESC"], max_results=1)
+    return str(runs[0].info.experiment_id) if runs else identifiers[-1]

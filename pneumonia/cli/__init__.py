@@ -1,0 +1,47 @@
+"""The ``pneumonia`` command. Heavy imports happen inside commands, so that help is quick."""
+
+import signal
+from typing import Any
+
+import click
+
+from pneumonia import __version__
+from pneumonia.cli.group import ErrorReportingGroup
+from pneumonia.cli.predict import evaluate, explain, predict
+from pneumonia.cli.train import cross_validate, train
+from pneumonia.cli.ui import demo, ui
+
+
+@click.group(
+    cls=ErrorReportingGroup,
+    # MLflow passes parameters as they are named in MLproject: --batch_size for --batch-size.
+    context_settings={
+        "token_normalize_func": lambda token: token.replace("_", "-"),
+        "help_option_names": ["-h", "--help"],
+        "max_content_width": 100,
+    },
+)
+@click.version_option(__version__)
+def cli() -> None:
+    """Train, compare, register and use networks that tell pneumonia on chest X-rays.
+
+    \b
+    pneumonia train                                   the demo, on synthetic images
+    pneumonia train --data chest_xray --trials 20     a search on your own images
+    pneumonia ui                                      compare runs in the browser
+    pneumonia predict --model-uri models:/resnet34/1 images/
+    """
+
+
+for command in (train, cross_validate, evaluate, predict, explain, ui, demo):
+    cli.add_command(command)
+
+
+def main() -> None:
+    """Run the command line; a polite request to stop (SIGTERM) ends a run like Ctrl-C does."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    cli(prog_name="pneumonia")
+
+
+def _interrupt(_signal: int, _frame: Any) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,64 @@
+"""How every command ends: one line for an error, and the exit code it stands for."""
+
+import logging
+import os
+import sys
+from typing import Any, Never
+
+import click
+
+from pneumonia.errors import PneumoniaError
+
+INTERRUPTED = 130
+
+
+class ErrorReportingGroup(click.Group):
+    """A group whose commands show errors as one line and never as a traceback.
+
+    With ``PNEUMONIA_DEBUG`` in the environment tracebacks are shown, for those who mend us.
+    """
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command and turn what it raises into a message and an exit code."""
+        logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+        logging.getLogger("pneumonia").setLevel(logging.INFO)
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise
+        except KeyboardInterrupt:
+            click.echo("Interrupted: what was logged so far is kept.", err=True)
+            ctx.exit(INTERRUPTED)
+        except PneumoniaError as error:
+            _fail(ctx, str(error), error.exit_code, error)
+        except Exception as error:  # noqa: BLE001 - the last resort, see above
+            _fail(
+                ctx,
+                f"unexpected {type(error).__name__}: {error} "
+                "(PNEUMONIA_DEBUG=1 shows where; please report it)",
+                1,
+                error,
+            )
+
+
+def progress(doing: str) -> Any:
+    """A callback for (done, total) that keeps one line on a terminal, and a few lines in a log."""
+    shown = {"tenth": -1}
+
+    def show(done: int, total: int) -> None:
+        tenth = 10 * done // max(total, 1)
+        if sys.stderr.isatty():
+            click.echo(f"\r{doing} {done:,}/{total:,}", err=True, nl=done >= total)
+        elif tenth > shown["tenth"] and (tenth % 5 == 0 or done >= total):
+            click.echo(f"{doing} {done:,}/{total:,}", err=True)
+        shown["tenth"] = tenth
+
+    return show
+
+
+def _fail(ctx: click.Context, message: str, code: int, error: Exception) -> Never:
+    if os.environ.get("PNEUMONIA_DEBUG"):
+        raise error
+    # One line, whatever file names and other programs' messages hold.
+    click.echo("Error: " + " ".join(message.split()), err=True)
+    ctx.exit(code)

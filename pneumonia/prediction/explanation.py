@@ -1,0 +1,55 @@
+"""Grad-CAM overlays of image files."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from pneumonia.data.preprocessing import UnreadableImageError, decode
+from pneumonia.errors import DataError
+from pneumonia.evaluation.gallery import overlay
+from pneumonia.evaluation.grad_cam import grad_cam
+from pneumonia.networks.registry import network_named
+from pneumonia.prediction.batch import Row, score
+from pneumonia.tracking.models import LoadedModel
+
+
+def explain_images(model: LoadedModel, files: Iterable[Path], output: Path) -> Iterator[Row]:
+    """Write an overlay a file, and yield its row as soon as it is written.
+
+    Args:
+        model: The model.
+        files: Image files.
+        output: Folder for the overlays, named ``00001-NAME.png`` in the order of the files.
+
+    Yields:
+        Rows as ``score`` yields them, with ``overlay``, the path written or empty.
+
+    Raises:
+        DataError: The folder cannot be written to.
+    """
+    layer = network_named(model.config.network).explained
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        number = 0
+        for rows in score(model, files, batch_size=16):
+            for row in rows:
+                number += 1
+                row["overlay"] = ""
+                if row["status"] == "ok":
+                    path = Path(row["path"])
+                    target = output / f"{number:05}-{path.stem[:100]}.png"
+                    try:
+                        pixels = decode(path.read_bytes(), model.config.preprocessing)
+                    except UnreadableImageError as error:  # changed since it was scored
+                        row |= {"status": "error", "error": str(error)}
+                    else:
+                        device = next(model.network.parameters()).device
+                        grey = torch.from_numpy(pixels.copy()).unsqueeze(0).to(device)
+                        heat = grad_cam(model.network, layer, grey)[0]  # (H, W)
+                        Image.fromarray(overlay(pixels, heat)).save(target)
+                        row["overlay"] = str(target)
+                yield row
+    except OSError as error:
+        raise DataError(f"cannot write to {str(output)!r}: {error.strerror}") from None
