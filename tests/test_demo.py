@@ -163,6 +163,21 @@ def test_the_picture_is_brighter_where_an_opacity_is(focal: float) -> None:
     assert np.median(gains) > 10
 
 
+@pytest.mark.parametrize("focal", [0.0, 1.0])
+def test_there_is_no_fluid_far_from_the_recorded_opacities(focal: float) -> None:
+    size = 96
+    y, x = (np.mgrid[:size, :size] + 0.5) / size
+    for seed in range(20):
+        lung = np.ones((size, size), np.float32)
+        opacities, air = demo._infect(np.random.default_rng(seed), lung, focal)
+        far = np.ones((size, size), bool)
+        for opacity in opacities:
+            away = np.hypot(x - opacity.centre_x, y - opacity.centre_y)
+            far &= away > 2.5 * opacity.radius
+        assert air.min() < 0.9
+        assert air[far].min() > 0.8
+
+
 def test_images_of_one_patient_are_alike_but_not_equal() -> None:
     def take(body: Anatomy, seed: int) -> np.ndarray:
         rng = np.random.default_rng(seed)

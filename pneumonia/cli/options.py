@@ -19,30 +19,43 @@ def settings_options(command: Command) -> Command:
             if item.name not in ("data", "network"):
                 command = _option(item)(command)
     command = click.option(
-        "--network", default="auto", show_default=True,
+        "--network",
+        default="auto",
+        show_default=True,
         help="Network to train; 'auto' is the experiment's.",
     )(command)
     command = click.option(
-        "--experiment", default="auto", show_default=True,
+        "--experiment",
+        default="auto",
+        show_default=True,
         help="Name in experiments/ or a TOML file; 'auto' is the network's, or the demo's.",
     )(command)
     return click.option(
-        "--data", default="demo", show_default=True,
+        "--data",
+        default="demo",
+        show_default=True,
         help="Data set folder, or 'demo' for synthetic images made on the spot.",
     )(command)
 
 
 def given(values: dict[str, Any]) -> dict[str, Any]:
     """The settings the user gave, by name."""
-    return {key: value for key, value in values.items() if value is not None and value != "auto"
-            or key in ("device", "precision") and value is not None}
+    # 'auto' is a value of its own only for the device and the precision.
+    return {
+        key: value
+        for key, value in values.items()
+        if value is not None and (value != "auto" or key in {"device", "precision"})
+    }
 
 
 def tracking_options(command: Command) -> Command:
     """Add the options that say where runs are kept."""
     command = click.option(
-        "--experiment-name", envvar="MLFLOW_EXPERIMENT_NAME", default="Default",
-        show_default=True, help="MLflow experiment to log to.",
+        "--experiment-name",
+        envvar="MLFLOW_EXPERIMENT_NAME",
+        default="Default",
+        show_default=True,
+        help="MLflow experiment to log to.",
     )(command)
     return tracking_uri_option(command)
 
@@ -57,8 +70,14 @@ def tracking_uri_option(command: Command) -> Command:
 def flag(name: str, *, default: bool | None, help: str) -> Callable[[Command], Command]:  # noqa: A002 - Click's word
     """An option that is on when named alone, and takes true or false, as MLproject passes it."""
     return click.option(
-        f"--{name}", is_flag=False, flag_value="true", type=click.BOOL, default=default,
-        help=help, show_default=default is not None, metavar="[BOOLEAN]",
+        f"--{name}",
+        is_flag=False,
+        flag_value="true",
+        type=click.BOOL,
+        default=default,
+        help=help,
+        show_default=default is not None,
+        metavar="[BOOLEAN]",
     )
 
 

@@ -20,21 +20,47 @@ _THRESHOLD = click.option(
 @click.command()
 @_MODEL_URI
 @click.argument("paths", nargs=-1, required=True)
-@click.option("--format", "file_format", type=click.Choice(["csv", "jsonl", "parquet"]),
-              default="csv", show_default=True, help="Format of the rows.")
-@click.option("--output", type=click.Path(dir_okay=False, path_type=Path),
-              help="File to write to; standard output by default.")
+@click.option(
+    "--format",
+    "file_format",
+    type=click.Choice(["csv", "jsonl", "parquet"]),
+    default="csv",
+    show_default=True,
+    help="Format of the rows.",
+)
+@click.option(
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="File to write to; standard output by default.",
+)
 @_THRESHOLD
-@click.option("--batch-size", default=64, show_default=True, type=click.IntRange(min=1),
-              help="Images a forward pass.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto",
-              show_default=True, help="Device to predict on.")
+@click.option(
+    "--batch-size",
+    default=64,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Images a forward pass.",
+)
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda", "mps"]),
+    default="auto",
+    show_default=True,
+    help="Device to predict on.",
+)
 @flag("track", default=False, help="Log the batch as an MLflow run.")
 @tracking_options
 def predict(
-    model_uri: str, paths: tuple[str, ...], file_format: str, output: Path | None,
-    threshold: float | None, batch_size: int, device: str, track: bool,
-    tracking_uri: str | None, experiment_name: str,
+    model_uri: str,
+    paths: tuple[str, ...],
+    file_format: str,
+    output: Path | None,
+    threshold: float | None,
+    batch_size: int,
+    device: str,
+    track: bool,
+    tracking_uri: str | None,
+    experiment_name: str,
 ) -> None:
     """Classify images: files, folders, or - for paths from standard input.
 
@@ -80,17 +106,30 @@ def predict(
 @click.command()
 @_MODEL_URI
 @click.option("--data", default="demo", show_default=True, help="Labelled data set folder.")
-@click.option("--split", default="test", show_default=True,
-              help="Folder to score: train, val, test, or all.")
+@click.option(
+    "--split", default="test", show_default=True, help="Folder to score: train, val, test, or all."
+)
 @click.option("--classes", default="", help="Class folders, if not those of the model.")
 @flag("skip-unreadable", default=False, help="Leave unreadable images out.")
 @_THRESHOLD
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto",
-              show_default=True, help="Device to evaluate on.")
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda", "mps"]),
+    default="auto",
+    show_default=True,
+    help="Device to evaluate on.",
+)
 @tracking_options
 def evaluate(
-    model_uri: str, data: str, split: str, classes: str, skip_unreadable: bool,
-    threshold: float | None, device: str, tracking_uri: str | None, experiment_name: str,
+    model_uri: str,
+    data: str,
+    split: str,
+    classes: str,
+    skip_unreadable: bool,
+    threshold: float | None,
+    device: str,
+    tracking_uri: str | None,
+    experiment_name: str,
 ) -> None:
     """Score a registered model on labelled images, in a run linked to it.
 
@@ -115,7 +154,12 @@ def evaluate(
     name = f"evaluate-{model.config.network}-{split}"
     with parent_run(name, {"kind": "evaluate", "network": model.config.network}) as run:
         metrics, intervals = evaluate_model(
-            run, model, settings, split, threshold=threshold, device=device,
+            run,
+            model,
+            settings,
+            split,
+            threshold=threshold,
+            device=device,
             progress=progress("preparing"),
         )
         click.echo(f"run                {run.id}")
@@ -128,8 +172,12 @@ def evaluate(
 @click.command()
 @_MODEL_URI
 @click.argument("paths", nargs=-1, required=True)
-@click.option("--output", required=True, type=click.Path(file_okay=False, path_type=Path),
-              help="Folder for the overlays.")
+@click.option(
+    "--output",
+    required=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder for the overlays.",
+)
 @tracking_uri_option
 def explain(model_uri: str, paths: tuple[str, ...], output: Path, tracking_uri: str | None) -> None:
     """Write Grad-CAM overlays: where in each image the evidence for the positive class lies.

@@ -10,22 +10,48 @@ from pneumonia.cli.options import flag, given, settings_options, tracking_option
 
 @click.command()
 @settings_options
-@click.option("--trials", default=1, show_default=True, type=click.IntRange(min=1),
-              help="Trials of an Optuna search; 1 trains once with the fixed settings.")
+@click.option(
+    "--trials",
+    default=1,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Trials of an Optuna search; 1 trains once with the fixed settings.",
+)
 @click.option("--timeout", type=click.FloatRange(min=0), help="Begin no trial after these seconds.")
 @click.option("--study", default="", help="Name of the Optuna study.")
 @click.option("--storage", default="", help="Optuna storage URL; ./optuna.db by default.")
-@click.option("--pruner", type=click.Choice(["median", "hyperband", "none"]), default="median",
-              show_default=True, help="What ends poor trials early.")
+@click.option(
+    "--pruner",
+    type=click.Choice(["median", "hyperband", "none"]),
+    default="median",
+    show_default=True,
+    help="What ends poor trials early.",
+)
 @flag("resume", default=False, help="Go on with the study named by --study.")
-@click.option("--keep-checkpoints", type=click.Choice(["winner", "all"]), default="winner",
-              show_default=True, help="Whose best checkpoint is kept.")
+@click.option(
+    "--keep-checkpoints",
+    type=click.Choice(["winner", "all"]),
+    default="winner",
+    show_default=True,
+    help="Whose best checkpoint is kept.",
+)
 @flag("register", default=True, help="Register the winner under the network's name.")
 @tracking_options
 def train(
-    data: str, experiment: str, network: str, trials: int, timeout: float | None, study: str,
-    storage: str, pruner: str, resume: bool, keep_checkpoints: str, register: bool,
-    tracking_uri: str | None, experiment_name: str, **settings: Any,
+    data: str,
+    experiment: str,
+    network: str,
+    trials: int,
+    timeout: float | None,
+    study: str,
+    storage: str,
+    pruner: str,
+    resume: bool,
+    keep_checkpoints: str,
+    register: bool,
+    tracking_uri: str | None,
+    experiment_name: str,
+    **settings: Any,
 ) -> None:
     """Train a network, or search for the best settings, and register the winner.
 
@@ -36,15 +62,21 @@ def train(
     pneumonia train --data chest_xray --trials 40 --study night --resume
     """
     from pneumonia.search.outcome import in_words
-    from pneumonia.search.trials import SearchSettings, run_experiment
+    from pneumonia.search.study import SearchSettings
+    from pneumonia.search.trials import run_experiment
     from pneumonia.tracking.runs import parent_run
 
     chosen, loaded = _prepare(
         experiment, {"data": data, "network": network, **settings}, tracking_uri, experiment_name
     )
     search = SearchSettings(
-        trials=trials, timeout=timeout, study=study, storage=storage, resume=resume,
-        pruner=pruner, keep_checkpoints=keep_checkpoints,
+        trials=trials,
+        timeout=timeout,
+        study=study,
+        storage=storage,
+        resume=resume,
+        pruner=pruner,
+        keep_checkpoints=keep_checkpoints,
     )
     name = f"{chosen.training.network}-{loaded.name}"
     kind = "search" if trials > 1 or resume else "train"
@@ -63,12 +95,22 @@ def train(
 
 @click.command("cross-validate")
 @settings_options
-@click.option("--folds", default=5, show_default=True, type=click.IntRange(min=2),
-              help="Number of folds, stratified by class and grouped by patient.")
+@click.option(
+    "--folds",
+    default=5,
+    show_default=True,
+    type=click.IntRange(min=2),
+    help="Number of folds, stratified by class and grouped by patient.",
+)
 @tracking_options
 def cross_validate(
-    data: str, experiment: str, network: str, folds: int,
-    tracking_uri: str | None, experiment_name: str, **settings: Any,
+    data: str,
+    experiment: str,
+    network: str,
+    folds: int,
+    tracking_uri: str | None,
+    experiment_name: str,
+    **settings: Any,
 ) -> None:
     """Train once a fold, and score each image by the network that did not see its patient.
 

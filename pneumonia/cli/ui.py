@@ -14,8 +14,13 @@ from pneumonia.cli.options import tracking_uri_option
 @click.command()
 @tracking_uri_option
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", default=5000, show_default=True, type=click.IntRange(1, 65535),
-              help="Port to listen on.")
+@click.option(
+    "--port",
+    default=5000,
+    show_default=True,
+    type=click.IntRange(1, 65535),
+    help="Port to listen on.",
+)
 def ui(tracking_uri: str | None, host: str, port: int) -> None:
     """Start the MLflow UI, light, and print the link that opens on the runs.
 
@@ -37,23 +42,50 @@ def ui(tracking_uri: str | None, host: str, port: int) -> None:
         try:
             probe.bind((host, port))
         except OSError as error:
-            raise TrackingError(f"cannot listen on {host}:{port} ({error.strerror}): try another "
-                                f"with --port {port + 1}") from None
+            raise TrackingError(
+                f"cannot listen on {host}:{port} ({error.strerror}): try another "
+                f"with --port {port + 1}"
+            ) from None
     click.echo(f"{base}/#/experiments/{latest_experiment()}/runs?workflowType=machine_learning")
     click.echo("Ctrl-C stops it.", err=True)
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri,
-               "--host", host, "--port", str(port), "--workers", "1"]
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-                   "MLFLOW_DISABLE_TELEMETRY": "true"}
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--backend-store-uri",
+        uri,
+        "--host",
+        host,
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+    ]
+    environment = {
+        **os.environ,
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
     raise SystemExit(subprocess.run(command, env=environment, check=False).returncode)
 
 
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--patients", default=560, show_default=True, type=click.IntRange(min=40),
-              help="Number of synthetic patients.")
-@click.option("--size", default=256, show_default=True, type=click.IntRange(32, 1024),
-              help="Side of the images in pixels.")
+@click.option(
+    "--patients",
+    default=560,
+    show_default=True,
+    type=click.IntRange(min=40),
+    help="Number of synthetic patients.",
+)
+@click.option(
+    "--size",
+    default=256,
+    show_default=True,
+    type=click.IntRange(32, 1024),
+    help="Side of the images in pixels.",
+)
 @click.option("--seed", default=0, show_default=True, help="Seed of the generator.")
 def demo(folder: Path, patients: int, size: int, seed: int) -> None:
     """Write a data set of synthetic chest X-rays.

@@ -115,9 +115,8 @@ def _body(u: _Field, v: _Field, body: Anatomy) -> tuple[_Field, _Field]:
     across = np.clip(side / np.maximum(cage, 0.001), 0, 0.999)
 
     heart_x, heart_y = u - draw(0.02, 0.06), v - body.base + draw(0.09, 0.13)
-    large = draw(0.9, 1.2)
     long, short = 0.8 * heart_x + 0.6 * heart_y, 0.8 * heart_y - 0.6 * heart_x
-    heart = np.hypot(long / (0.19 * large), short / (0.135 * large))
+    heart = np.hypot(long / 0.19, short / 0.135) / draw(0.9, 1.2)
     knob = (draw(0, 0.022) + draw(-0.01, 0.02) * right) * _bump((height - 0.17) / 0.05)
     root = (draw(0, 0.02) + draw(-0.01, 0.02) * right) * _bump((height - 0.31) / 0.06)
     middle = draw(0.05, 0.08) + knob + root + 0.02 * down
@@ -146,27 +145,15 @@ def _body(u: _Field, v: _Field, body: Anatomy) -> tuple[_Field, _Field]:
     ring, arc, spacing = 1 - np.sqrt(1 - across**2), draw(0.20, 0.27), draw(0.076, 0.092)
     behind = (height - arc * ring + 0.06 * across - 0.05 * across**2) / spacing
     front = (height - arc - 0.20 * (1 - across)) / (1.2 * spacing)
-    bone = (
-        0.09
-        * _shaft((behind - np.rint(behind)) / 0.27)
-        * (0.75 + 0.7 * ring)
-        * _step((side - 0.04) / 0.02)
-    )
-    bone += (
-        0.035
-        * _shaft((front - np.rint(front)) / 0.27)
-        * _step((across - 0.5) / 0.3)
-        * _step((front + 0.4) / 0.01)
-    )
-    bone *= _step((cage + 0.008 - side) / 0.01) * _step((behind + 0.4) / 0.01)
+    bone = 0.09 * _ribs(behind) * (0.75 + 0.7 * ring) * _step((side - 0.04) / 0.02)
+    bone += 0.035 * _ribs(front) * _step((across - 0.5) / 0.3)
+    bone *= _step((cage + 0.008 - side) / 0.01)
     bone += 0.06 * _bump((side - cage + 0.004) / 0.01) * _step((down - 0.15) / 0.1)
     bone *= 1 - 0.75 * abdomen
     disc = np.cos(v * (2 * np.pi / (0.8 * spacing)))
     bone += (0.06 + 0.018 * disc) * _step((0.042 + 0.003 * disc - side) / 0.012)
     collar = height - 0.06 + draw(0.1, 0.3) * side - 0.02 * np.sin(side * 18)
-    bone += (
-        0.11 * _shaft(collar / 0.014) * _step((side - 0.045) / 0.01) * _step((0.29 - side) / 0.02)
-    )
+    bone += 0.11 * _shaft(collar / 0.014) * _step((0.12 - np.abs(side - 0.17)) / 0.015)
     joint = _step((1 - np.hypot(side - shoulder[0], v - shoulder[1]) / 0.042) / 0.2)
     bone += 0.14 * np.maximum(_shaft(limb / 0.026), 0.8 * joint)
     blade = _distance(side, v, shoulder, (0.72 * body.width, body.apex + 0.36))
@@ -197,10 +184,11 @@ def _infect(rng: np.random.Generator, lung: _Field, focal: float) -> tuple[list[
     for _ in range(rng.integers(1, 3) if kind == "focal" else rng.integers(2, 6)):
         y, x = divmod(int(rng.choice(spots)), size)
         radius = rng.uniform(0.05, 0.12) if kind == "focal" else rng.uniform(0.10, 0.18)
-        strength = rng.uniform(0.25, 0.9) if kind == "focal" else rng.uniform(0.2, 0.55)
+        strength = rng.uniform(0.3, 0.95) if kind == "focal" else rng.uniform(0.25, 0.65)
         away = np.hypot(steps[None, :] - steps[x], steps[:, None] - steps[y]) / radius
         rough = ragged - ragged[y, x]
-        blob = _bump(away * (1 + 0.22 * rough))
+        # Below, distances would shrink to nothing somewhere far off, and a blob appear there.
+        blob = _bump(away * np.maximum(1 + 0.22 * rough, 0.6))
         if kind == "diffuse":
             blob *= np.clip(0.75 + 0.35 * rough, 0, 1.3)
         air *= 1 - np.clip(strength * blob, 0, 1)
@@ -263,6 +251,10 @@ def _bump(x: _Field) -> _Field:
 def _shaft(x: _Field) -> _Field:
     """Density of a long bone at x radii from its axis: the rim is denser than the marrow."""
     return _step((1 - np.abs(x)) / 0.25) * (0.65 + 0.5 * np.minimum(x * x, 1))
+
+
+def _ribs(phase: _Field) -> _Field:
+    return _shaft((phase - np.rint(phase)) / 0.27) * _step((phase + 0.4) / 0.01)
 
 
 def _distance(x: _Field, y: _Field, start: tuple[float, float], end: tuple[float, float]) -> _Field:

@@ -36,7 +36,10 @@ class DataSettings:
     )
     validation_share: float = field(
         default=0.15,
-        metadata={"help": "Share of images for validation, split by patient.", "range": (0.02, 0.5)},
+        metadata={
+            "help": "Share of images for validation, split by patient.",
+            "range": (0.02, 0.5),
+        },
     )
     test_share: float = field(
         default=0.15,
@@ -68,7 +71,9 @@ class DataSettings:
         check_fields(self)
         two = names(self.classes)
         if len(two) != 2 or two[0].casefold() == two[1].casefold():
-            raise UsageError(f"classes = {self.classes!r}: name two classes, the one to detect last")
+            raise UsageError(
+                f"classes = {self.classes!r}: name two classes, the one to detect last"
+            )
 
     @property
     def class_names(self) -> tuple[str, str]:

@@ -1,5 +1,7 @@
 """The report's own network: four convolutions and three fully connected layers."""
 
+from itertools import pairwise
+
 from torch import nn
 
 # This module's source travels with every logged model: it imports nothing of this package.
@@ -21,7 +23,7 @@ def simple_cnn(image_size: int, dropout: float) -> nn.Sequential:
         A network from float (B, 3, image_size, image_size) to logits (B, 2).
     """
     convolutions: list[nn.Module] = []
-    for below, above in zip(_CHANNELS, _CHANNELS[1:], strict=False):
+    for below, above in pairwise(_CHANNELS):
         convolutions += [nn.Conv2d(below, above, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
     side = image_size // 16  # halved by each of four poolings
     network = nn.Sequential()

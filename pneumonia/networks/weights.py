@@ -90,9 +90,7 @@ def read_state_dict(path: Path) -> Mapping[str, Any]:
     return {str(key).removeprefix("module."): tensor for key, tensor in state.items()}
 
 
-def _fill(
-    network: nn.Module, given: Mapping[str, Any], head: str, source: str
-) -> list[str]:
+def _fill(network: nn.Module, given: Mapping[str, Any], head: str, source: str) -> list[str]:
     own = network.state_dict()
     remarks = []
     fitting = {}

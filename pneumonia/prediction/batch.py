@@ -57,7 +57,7 @@ def score(
         Rows with the keys ``COLUMNS``.
     """
     engine = choose_engine(device, "fp32")
-    network = model.network.to(engine.device, memory_format=torch.channels_last)
+    network = model.network.to(engine.device).to(memory_format=torch.channels_last)
     least = model.config.threshold if threshold is None else threshold
     for batch in _decoded_ahead(files, model.config.preprocessing, batch_size):
         rows = [_row(path, image, model.uri) for path, image in batch]
@@ -94,8 +94,9 @@ def _decoded_ahead(
     try:
         while True:
             for paths in islice(batches, 3 - len(pending)):
-                pending.append([(path, threads.submit(_decode, path, preprocessing))
-                                for path in paths])
+                pending.append(
+                    [(path, threads.submit(_decode, path, preprocessing)) for path in paths]
+                )
             if not pending:
                 return
             yield [(path, future.result()) for path, future in pending.popleft()]

@@ -47,7 +47,7 @@ def evaluate_model(
         raise UsageError(f"unknown split {split!r}: {nearest(split, _SPLITS)}")
     config = model.config
     root, found, cache = find_readable(settings, config.preprocessing, progress)
-    files = [image for image in found.images if split == "all" or image.part == split]
+    files = [image for image in found.images if split in {"all", image.part}]
     if not files:
         parts = ", ".join(sorted(found.parts)) or "none"
         raise DataError(
@@ -59,12 +59,20 @@ def evaluate_model(
     run.log_parameters({"data/digest": digest, "threshold": threshold or config.threshold})
     run.tag({"model_uri": model.uri, "model.run_id": model.run_id or "", "data.digest": digest})
     training = TrainingSettings(
-        network=config.network, image_size=config.image_size, resize=config.resize,
-        device=device, precision="fp32",
+        network=config.network,
+        image_size=config.image_size,
+        resize=config.resize,
+        device=device,
+        precision="fp32",
     )
     metrics, intervals = log_scores(
-        run, model.network, images_of(files, cache), "test" if split == "all" else split,
-        training, config.class_names, config.threshold if threshold is None else threshold,
+        run,
+        model.network,
+        images_of(files, cache),
+        "test" if split == "all" else split,
+        training,
+        config.class_names,
+        config.threshold if threshold is None else threshold,
     )
     shown = ", ".join(f"{key} {value:.4f}" for key, value in metrics.items())
     run.describe(f"`{model.uri}` on {split} of `{root}` ({len(files):,} images): {shown}\n")

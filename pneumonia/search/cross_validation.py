@@ -4,6 +4,7 @@ import csv
 import io
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -46,15 +47,21 @@ def run_cross_validation(run: Run, experiment: Experiment, data: DataSet, n_fold
     out_of_fold = np.full(len(pool), np.nan)
     fold_of = np.zeros(len(pool), dtype=np.int64)
     scores: list[dict[str, float]] = []
-    for fold, (left, held_out) in enumerate(patient_folds(pool.files, n_folds, experiment.data.split_seed)):
+    for fold, (left, held_out) in enumerate(
+        patient_folds(pool.files, n_folds, experiment.data.split_seed)
+    ):
         child = run.child(f"{settings.network}-f{fold}", {"fold": str(fold)})
         try:
             images = {"train": _part(pool, left), "validation": _part(pool, held_out)}
-            trained = train(settings, images, lambda epoch, to=child: log_epoch(to, epoch, settings))
-            probability = predict_probabilities(trained.network, images["validation"].to(engine.device), engine)
+            trained = train(settings, images, partial(log_epoch, child, settings))
+            probability = predict_probabilities(
+                trained.network, images["validation"].to(engine.device), engine
+            )
         except BaseException as error:
             interrupted = isinstance(error, KeyboardInterrupt)
-            child.end("KILLED" if interrupted else "FAILED", "interrupted" if interrupted else "failed")
+            child.end(
+                "KILLED" if interrupted else "FAILED", "interrupted" if interrupted else "failed"
+            )
             raise
         out_of_fold[held_out], fold_of[held_out] = probability, fold
         scores.append(classification_metrics(pool.labels.numpy()[held_out], probability))
@@ -93,10 +100,14 @@ def _log_summary(
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(["path", "patient", "fold", "truth", "probability"])
     for file, fold, label, value in zip(pool.files, fold_of, truth, out_of_fold, strict=True):
-        writer.writerow([file.path.relative_to(data.root), file.patient.key, fold, names[label], value])
+        writer.writerow(
+            [file.path.relative_to(data.root), file.patient.key, fold, names[label], value]
+        )
     run.log_text(table.getvalue(), "out_of_fold.csv")
-    rows = [f"| {key} | {mean:.4f} ± {deviation:.4f} | {value:.4f} |"
-            for key, (mean, deviation, value) in summary.items()]
+    rows = [
+        f"| {key} | {mean:.4f} ± {deviation:.4f} | {value:.4f} |"
+        for key, (mean, deviation, value) in summary.items()
+    ]
     head = f"{len(scores)} folds, by patient.\n\n| metric | mean ± std | pooled |\n|---|---|---|\n"
     run.describe(head + "\n".join(rows) + "\n")
     return summary

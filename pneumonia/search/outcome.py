@@ -60,8 +60,13 @@ def log_outcome(
     """Score the winner once on the test images, and log metrics, figures and model."""
     names = data.settings.class_names
     run.log_figure(learning_curves(trained.history, best_epoch=trained.best_epoch), "curves")
-    run.log_metrics({f"best/{key.removeprefix('val/')}": value for key, value in trained.best.items()
-                     if key.startswith("val/") or key == "epoch"})
+    run.log_metrics(
+        {
+            f"best/{key.removeprefix('val/')}": value
+            for key, value in trained.best.items()
+            if key.startswith("val/") or key == "epoch"
+        }
+    )
     log_scores(run, trained.network, images["validation"], "validation", settings, names)
     test, intervals = log_scores(run, trained.network, images["test"], "test", settings, names)
     config = ModelConfig(settings.network, settings.image_size, settings.resize, names)
@@ -76,8 +81,13 @@ def log_outcome(
         **{f"test.{key}": f"{test[key]:.4f}" for key in _SCORED_IN},
     }
     uri, verdict = register(
-        uri, run, config, tags=tags, metric=settings.metric,
-        value=trained.best[f"val/{settings.metric}"], higher_is_better=settings.higher_is_better,
+        uri,
+        run,
+        config,
+        tags=tags,
+        metric=settings.metric,
+        value=trained.best[f"val/{settings.metric}"],
+        higher_is_better=settings.higher_is_better,
     )
     return Outcome(test, intervals, uri, verdict)
 

@@ -54,9 +54,7 @@ def suggest(trial: optuna.Trial, space: Space) -> dict[str, Any]:
             low, high = int(dimension.low), int(dimension.high)
             drawn[key] = trial.suggest_int(key, low, high, log=dimension.log)
         else:
-            drawn[key] = trial.suggest_float(
-                key, dimension.low, dimension.high, log=dimension.log
-            )
+            drawn[key] = trial.suggest_float(key, dimension.low, dimension.high, log=dimension.log)
     return drawn
 
 
@@ -65,7 +63,11 @@ def inside(space: Space, settings: TrainingSettings) -> dict[str, Any]:
     point = {}
     for key, dimension in space.items():
         value = getattr(settings, key)
-        if value in dimension.choices if dimension.choices else dimension.low <= value <= dimension.high:
+        if (
+            value in dimension.choices
+            if dimension.choices
+            else dimension.low <= value <= dimension.high
+        ):
             point[key] = value
     return point
 
@@ -76,7 +78,9 @@ def _dimension(key: str, value: Any) -> Dimension:
     if key not in variable:
         raise UsageError(f"[space] {key}: no setting to search; {nearest(key, variable)}")
     if not isinstance(value, dict):
-        raise UsageError(f"[space] {key} = {value!r}: write {{low = …, high = …}} or {{choices = […]}}")
+        raise UsageError(
+            f"[space] {key} = {value!r}: write {{low = …, high = …}} or {{choices = […]}}"
+        )
     for name in value:
         if name not in ("low", "high", "log", "choices"):
             raise UsageError(

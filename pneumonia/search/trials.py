@@ -1,10 +1,10 @@
 """Running an experiment: one training run, or an Optuna study over the experiment's space."""
 
 import logging
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
+from functools import partial
 
 import optuna
 import torch
@@ -19,43 +19,12 @@ from pneumonia.evaluation.study_figures import optimisation_history, parameter_i
 from pneumonia.search.experiment import Experiment
 from pneumonia.search.outcome import Outcome, in_words, log_outcome
 from pneumonia.search.space import inside, suggest
+from pneumonia.search.study import STATES, SearchSettings, open_study, short, trials_table
 from pneumonia.tracking.runs import Run, find_run
-from pneumonia.tracking.store import create_once
 from pneumonia.training.loop import Epoch, Trained, build_network, train
 from pneumonia.training.settings import TrainingSettings
 
 log = logging.getLogger(__name__)
-
-_STATES = {
-    TrialState.COMPLETE: "complete",
-    TrialState.PRUNED: "pruned",
-    TrialState.FAIL: "failed",
-    TrialState.RUNNING: "running",
-    TrialState.WAITING: "waiting",
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SearchSettings:
-    """How to search.
-
-    Attributes:
-        trials: Trials of the whole study, resumed ones included; 1 is a plain training run.
-        timeout: Seconds after which no new trial begins, or None.
-        study: Name of the study; empty names it after the run.
-        storage: Optuna storage URL; empty is an sqlite file in the working directory.
-        resume: Go on with an existing study.
-        pruner: ``median``, ``hyperband`` or ``none``.
-        keep_checkpoints: ``winner`` or ``all``.
-    """
-
-    trials: int = 1
-    timeout: float | None = None
-    study: str = ""
-    storage: str = ""
-    resume: bool = False
-    pruner: str = "median"
-    keep_checkpoints: str = "winner"
 
 
 def run_experiment(
@@ -86,7 +55,7 @@ def run_experiment(
         return _Search(run, experiment, data, search, progress).conduct(registering=registering)
     settings = experiment.training
     images = _open(data, settings, progress)
-    trained = train(settings, images, lambda epoch: log_epoch(run, epoch, settings))
+    trained = train(settings, images, partial(log_epoch, run, settings))
     _log_remarks(run, trained)
     run.log_checkpoint(trained.network.state_dict(), data.settings.class_names)
     outcome = log_outcome(run, data, images, settings, trained, registering=registering)
@@ -95,9 +64,7 @@ def run_experiment(
     return outcome
 
 
-def describe(
-    settings: TrainingSettings, data: DataSet, trained: Trained, outcome: Outcome
-) -> str:
+def describe(settings: TrainingSettings, data: DataSet, trained: Trained, outcome: Outcome) -> str:
     """The run's description in Markdown."""
     value = trained.best[f"val/{settings.metric}"]
     return (
@@ -122,7 +89,7 @@ class _Search:
         self.run, self.experiment, self.data, self.search = run, experiment, data, search
         self.progress = progress
         self.metric = experiment.training.metric
-        self.study = self._open_study()
+        self.study = open_study(experiment, search, data.digest, run.id)
 
     def conduct(self, *, registering: bool) -> Outcome:
         """Run the trials that are left, then log the winner."""
@@ -147,36 +114,6 @@ class _Search:
             raise TrainingError(f"no trial of {len(reasons)} completed: {reasons[-1]}")
         return self._log_winner(self.study.best_trial, registering=registering)
 
-    def _open_study(self) -> optuna.Study:
-        training, search = self.experiment.training, self.search
-        name = search.study or f"{self.experiment.name}-{self.run.id[:8]}"
-        if search.resume and not search.study:
-            raise UsageError("--resume needs the name of the study: add --study NAME")
-        storage = open_storage(search.storage)
-        known = optuna.get_all_study_names(storage)
-        if search.resume and name not in known:
-            listed = ", ".join(known[-5:]) or "none"
-            raise UsageError(f"no study {name!r} to resume: the storage has {listed}")
-        if not search.resume and name in known:
-            raise UsageError(f"study {name!r} exists: go on with it by --resume, or rename")
-        study = optuna.create_study(
-            study_name=name,
-            storage=storage,
-            load_if_exists=search.resume,
-            direction="maximize" if training.higher_is_better else "minimize",
-            sampler=optuna.samplers.TPESampler(seed=training.seed),
-            pruner=_pruner(search.pruner, training.epochs),
-        )
-        fixed = {"data.digest": self.data.digest, "network": training.network, "metric": self.metric}
-        for key, value in fixed.items():
-            if study.user_attrs.setdefault(key, value) != value:
-                raise UsageError(
-                    f"study {name!r} was begun with {key} {study.user_attrs[key]}, not {value}: "
-                    "its trials cannot be compared; begin another with --study"
-                )
-            study.set_user_attr(key, value)
-        return study
-
     def _objective(self, trial: optuna.Trial) -> float:
         name = f"{self.experiment.training.network}-t{trial.number:03d}"
         child = self.run.child(name, {"study": self.study.study_name, "trial": str(trial.number)})
@@ -185,11 +122,10 @@ class _Search:
             drawn = suggest(trial, self.experiment.space)
             child.log_parameters(drawn)
             settings = replace(self.experiment.training, **drawn)
-            log.info("%s: %s", name, ", ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}"
-                                               for k, v in drawn.items()))
+            log.info("%s: %s", name, ", ".join(f"{key}={short(drawn[key])}" for key in drawn))
 
             def on_epoch(epoch: Epoch) -> None:
-                log_epoch(child, epoch, settings)
+                log_epoch(child, settings, epoch)
                 trial.report(epoch[f"val/{self.metric}"], int(epoch["epoch"]))
                 if trial.should_prune():
                     raise optuna.TrialPruned
@@ -215,8 +151,13 @@ class _Search:
     ) -> float:
         """Record a completed trial, and its checkpoint if it is the best so far."""
         value = trained.best[f"val/{self.metric}"]
-        child.log_metrics({f"best/{key.removeprefix('val/')}": number
-                           for key, number in trained.best.items() if key.startswith("val/")})
+        child.log_metrics(
+            {
+                f"best/{key.removeprefix('val/')}": number
+                for key, number in trained.best.items()
+                if key.startswith("val/")
+            }
+        )
         trial.set_user_attr("history", trained.history)
         trial.set_user_attr("best_epoch", trained.best_epoch)
         finished = [t for t in self.study.trials if t.state == TrialState.COMPLETE]
@@ -233,29 +174,14 @@ class _Search:
         return value
 
     def _after(self, trial: FrozenTrial) -> None:
-        state = _STATES[trial.state]
+        state = STATES[trial.state]
         reason = trial.user_attrs.get("reason", "")
         value = "" if trial.value is None else f", {self.metric} {trial.value:.4f}"
         log.info("trial %d %s%s%s", trial.number, state, value, f": {reason}" if reason else "")
-        self.run.describe(self.table())
+        self.run.describe(self._table())
 
-    def table(self) -> str:
-        """The trials, best first, as a Markdown table."""
-        keys = list(self.experiment.space)
-        sign = -1 if self.experiment.training.higher_is_better else 1
-        ranked = sorted(
-            self.study.trials,
-            key=lambda t: (t.state != TrialState.COMPLETE, sign * (t.value or 0.0), t.number),
-        )
-        head = f"| trial | state | val {self.metric} | {' | '.join(keys)} |"
-        lines = [f"Study `{self.study.study_name}`", "", head, "|" + "---|" * (len(keys) + 3)]
-        for trial in ranked[:20]:
-            value = "" if trial.value is None else f"{trial.value:.4f}"
-            cells = [_short(trial.params.get(key, "")) for key in keys]
-            run_id = trial.user_attrs.get("run_id", "")
-            link = f"[{trial.number}](#/experiments/{self.run.experiment_id}/runs/{run_id})"
-            lines.append(f"| {link} | {_STATES[trial.state]} | {value} | {' | '.join(cells)} |")
-        return "\n".join(lines) + "\n"
+    def _table(self) -> str:
+        return trials_table(self.study, list(self.experiment.space), self.run.experiment_id)
 
     def _log_winner(self, winner: FrozenTrial, *, registering: bool) -> Outcome:
         run, settings = self.run, replace(self.experiment.training, **winner.params)
@@ -268,18 +194,21 @@ class _Search:
         history = winner.user_attrs["history"]
         trained = Trained(network.eval(), history, winner.user_attrs["best_epoch"], [])
         for epoch in history:
-            curve = {f"winner/{key.replace('/', '_')}": value for key, value in epoch.items()
-                     if key.startswith(("train/", "val/"))}
+            curve = {
+                f"winner/{key.replace('/', '_')}": value
+                for key, value in epoch.items()
+                if key.startswith(("train/", "val/"))
+            }
             run.log_metrics(curve, step=int(epoch["epoch"]))
         self._log_study_figures()
         images = _open(self.data, settings, self.progress)
         outcome = log_outcome(run, self.data, images, settings, trained, registering=registering)
         run.tag({"trial.state": "complete"})
-        counts = {s: sum(_STATES[t.state] == s for t in self.study.trials) for s in _STATES.values()}
-        states = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+        counts = Counter(STATES[trial.state] for trial in self.study.trials)
+        states = ", ".join(f"{count} {state}" for state, count in counts.items())
         run.describe(
             describe(settings, self.data, trained, outcome)
-            + f"\nTrial {winner.number} won among {states}.\n\n{self.table()}"
+            + f"\nTrial {winner.number} won among {states}.\n\n{self._table()}"
         )
         return outcome
 
@@ -287,7 +216,7 @@ class _Search:
         trials = self.study.trials
         figure = optimisation_history(
             [t.value if t.state == TrialState.COMPLETE else None for t in trials],
-            [_STATES[t.state] for t in trials],
+            [STATES[t.state] for t in trials],
             metric=f"val/{self.metric}",
             maximize=self.experiment.training.higher_is_better,
         )
@@ -301,62 +230,37 @@ class _Search:
         )
 
 
-def open_storage(url: str) -> optuna.storages.BaseStorage:
-    """Open the study storage, creating the local sqlite one once.
-
-    Raises:
-        UsageError: The URL is none of Optuna's, or its database does not answer.
-    """
-    if not url:
-        url = f"sqlite:///{Path('optuna.db').absolute()}"
-    try:
-        if url.startswith("sqlite:///"):
-            database = Path(url.removeprefix("sqlite:///")).absolute()
-            create_once(database, lambda path: _create_study_tables(path))
-        return optuna.storages.get_storage(url)
-    except (PneumoniaError, KeyboardInterrupt):
-        raise
-    except Exception as error:
-        first = str(error).splitlines()[0]
-        raise UsageError(f"cannot open the study storage {url!r}: {first}") from None
-
-
-def _create_study_tables(database: Path) -> None:
-    optuna.storages.RDBStorage(f"sqlite:///{database}")
-
-
-def _pruner(name: str, epochs: int) -> optuna.pruners.BasePruner:
-    if name == "hyperband":
-        return optuna.pruners.HyperbandPruner(min_resource=1, max_resource=epochs)
-    if name == "median":
-        return optuna.pruners.MedianPruner(n_startup_trials=3, n_warmup_steps=1)
-    return optuna.pruners.NopPruner()
-
-
 def _open(
     data: DataSet, settings: TrainingSettings, progress: Progress | None
 ) -> dict[str, Images]:
     return data.open(Preprocessing(settings.image_size, settings.resize), progress)
 
 
-def log_epoch(run: Run, epoch: Epoch, settings: TrainingSettings) -> None:
+def log_epoch(run: Run, settings: TrainingSettings, epoch: Epoch) -> None:
     """Log one epoch, and say it in a line."""
     run.log_epoch(epoch)
     log.info(
         "%s epoch %d/%d  train loss %.4f  val loss %.4f  accuracy %.4f  auc %.4f  "
         "sensitivity %.3f  specificity %.3f  %.0f images/s  %.1f s",
-        run.name, epoch["epoch"], settings.epochs, epoch["train/loss"], epoch["val/loss"],
-        epoch["val/accuracy"], epoch["val/auc"], epoch["val/sensitivity"],
-        epoch["val/specificity"], epoch["speed/images_per_second"], epoch["speed/epoch_seconds"],
+        run.name,
+        epoch["epoch"],
+        settings.epochs,
+        epoch["train/loss"],
+        epoch["val/loss"],
+        epoch["val/accuracy"],
+        epoch["val/auc"],
+        epoch["val/sensitivity"],
+        epoch["val/specificity"],
+        epoch["speed/images_per_second"],
+        epoch["speed/epoch_seconds"],
     )
 
 
 def _log_remarks(run: Run, trained: Trained) -> None:
     if trained.remarks:
         run.log_text("\n".join(trained.remarks) + "\n", "weights.txt")
-        log.info("initial weights: %d tensors did not match, such as %s",
-                 len(trained.remarks), trained.remarks[0])
-
-
-def _short(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+        log.info(
+            "initial weights: %d tensors did not match, such as %s",
+            len(trained.remarks),
+            trained.remarks[0],
+        )

@@ -63,7 +63,9 @@ class Run:
         """Log a text file."""
         self.client.log_text(self.id, text, path)
 
-    def log_checkpoint(self, state: Mapping[str, torch.Tensor], class_names: tuple[str, str]) -> None:
+    def log_checkpoint(
+        self, state: Mapping[str, torch.Tensor], class_names: tuple[str, str]
+    ) -> None:
         """Log a state dict, with the index of each class beside it."""
         indices = {name: index for index, name in enumerate(class_names)}
         with tempfile.TemporaryDirectory() as folder:
@@ -89,13 +91,12 @@ class Run:
     def log_data_set(self, data: DataSet) -> None:
         """Log each role's images as a dataset input with its digest, and the counts."""
         source = CodeDatasetSource(tags={"folder": str(data.root), "digest": data.digest})
-        inputs = [
-            DatasetInput(
-                MetaDataset(source, f"{data.name}/{role}", data.role_digest(role))._to_mlflow_entity(),
-                [InputTag(MLFLOW_DATASET_CONTEXT, "training" if role == "train" else role)],
-            )
-            for role in data.roles
-        ]
+        inputs = []
+        for role in data.roles:
+            images = MetaDataset(source, f"{data.name}/{role}", data.role_digest(role))  # type: ignore[abstract]  # its profile is optional
+            entity = images._to_mlflow_entity()  # noqa: SLF001 - the client takes entities only
+            context = InputTag(MLFLOW_DATASET_CONTEXT, "training" if role == "train" else role)
+            inputs.append(DatasetInput(entity, [context]))
         self.client.log_inputs(self.id, inputs)
         self.log_parameters({f"data/{key}": value for key, value in data.counts().items()})
         self.log_parameters({"data/digest": data.digest})

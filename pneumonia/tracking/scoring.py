@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from mlflow.pyfunc import PythonModel
+from mlflow.pyfunc.model import PythonModel
 from torch import nn
 
 from pneumonia.data.preprocessing import (
@@ -26,7 +26,7 @@ from pneumonia.data.preprocessing import (
 _BATCH_SIZE = 64
 
 
-class XrayClassifier(PythonModel):  # type: ignore[misc]  # MLflow's class is untyped
+class XrayClassifier(PythonModel):
     """Answers a row an image: label, probability, threshold and error."""
 
     def __init__(self, build: Callable[[int, float], nn.Module]) -> None:
@@ -75,7 +75,12 @@ class XrayClassifier(PythonModel):  # type: ignore[misc]  # MLflow's class is un
         rows: list[dict[str, Any]] = []
         decoded = []
         for image in images:
-            row = {"label": "", "probability": None, "threshold": threshold, "error": ""}
+            row: dict[str, Any] = {
+                "label": "",
+                "probability": None,
+                "threshold": threshold,
+                "error": "",
+            }
             try:
                 decoded.append(torch.from_numpy(decode(_encoded(image), self.preprocessing).copy()))
             except UnreadableImageError as error:

@@ -40,7 +40,7 @@ def connect(tracking_uri: str | None = None) -> str:
     mlflow.set_registry_uri(os.environ.get("MLFLOW_REGISTRY_URI", uri))
     try:
         mlflow.MlflowClient().search_experiments(max_results=1)
-    except Exception as error:  # noqa: BLE001 - each store has errors of its own
+    except Exception as error:
         raise _unreachable(uri, str(error)) from error
     return uri
 

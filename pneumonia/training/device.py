@@ -65,7 +65,7 @@ def _best_device() -> str:
 
 def _fast_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":
         # Without these instructions bf16 is emulated, and slower than fp32.
         return bool(

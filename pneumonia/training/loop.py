@@ -53,9 +53,7 @@ def build_network(settings: TrainingSettings) -> nn.Module:
     return network_named(settings.network).build(settings.image_size, settings.dropout)
 
 
-def train(
-    settings: TrainingSettings, images: Mapping[str, Images], on_epoch: OnEpoch
-) -> Trained:
+def train(settings: TrainingSettings, images: Mapping[str, Images], on_epoch: OnEpoch) -> Trained:
     """Train a network and keep the weights of its best epoch.
 
     Args:
@@ -83,7 +81,7 @@ def train(
         ) from error
 
 
-def _train(
+def _train(  # noqa: PLR0915 - one page, read from top to bottom
     settings: TrainingSettings,
     training: Images,
     validation: Images,
@@ -94,7 +92,7 @@ def _train(
     generator = torch.Generator().manual_seed(settings.seed)  # data order and augmentation
     network = build_network(settings)
     remarks = load_weights(network, network_named(settings.network), settings.weights)
-    network.to(engine.device, memory_format=torch.channels_last)
+    network.to(engine.device).to(memory_format=torch.channels_last)
     average = averaged(network, settings.ema) if settings.ema else None
     weights = loss_weights(training.labels, settings.class_weights)
     optimizer = build_optimizer(network, settings)
@@ -103,6 +101,7 @@ def _train(
     n_batches = len(training) // settings.batch_size
     schedule = build_schedule(optimizer, settings, n_batches * settings.epochs)
 
+    metric = f"val/{settings.metric}"
     history: list[Epoch] = []
     best_epoch, best_state = 0, dict[str, torch.Tensor]()
     for epoch in range(1, settings.epochs + 1):
@@ -126,34 +125,30 @@ def _train(
             if settings.clip_norm:
                 scaler.unscale_(optimizer)
                 nn.utils.clip_grad_norm_(network.parameters(), settings.clip_norm)
-            learning_rate = schedule.get_last_lr()[0]
             scaler.step(optimizer)
             scaler.update()
             schedule.step()
             if average is not None:
                 average.update_parameters(network)
             losses.append(loss.detach())
-            hits.append((logits.argmax(dim=1) == labels).sum())
-        train_loss = torch.stack(losses).mean().item()
-        _refuse_non_finite(train_loss, "training loss", epoch, settings)
-        seconds = time.perf_counter() - started
+            hits.append((logits.argmax(dim=1) == labels).float().mean())
+        measured = {
+            "train/loss": torch.stack(losses).mean().item(),
+            "train/accuracy": torch.stack(hits).mean().item(),
+            "learning_rate": float(schedule.get_last_lr()[0]),
+            "speed/images_per_second": len(losses)
+            * settings.batch_size
+            / (time.perf_counter() - started),
+        }
+        _refuse_non_finite(measured["train/loss"], "training loss", epoch, settings)
 
         judged = network if average is None else average.module
-        metrics = classification_metrics(
-            validation.labels.cpu().numpy(), predict_probabilities(judged, validation, engine)
-        )
-        _refuse_non_finite(metrics["loss"], "validation loss", epoch, settings)
-        history.append({
-            "epoch": epoch,
-            "train/loss": train_loss,
-            "train/accuracy": torch.stack(hits).sum().item() / (n_batches * settings.batch_size),
-            **{f"val/{name}": value for name, value in metrics.items()},
-            "learning_rate": learning_rate,
-            "speed/images_per_second": n_batches * settings.batch_size / seconds,
-            "speed/epoch_seconds": time.perf_counter() - started,
-        })
-        value = metrics[settings.metric]
-        if settings.better(value, history[best_epoch - 1][_key(settings)] if best_epoch else None):
+        measured |= validate(judged, validation, engine)
+        _refuse_non_finite(measured["val/loss"], "validation loss", epoch, settings)
+        measured["speed/epoch_seconds"] = time.perf_counter() - started
+        history.append({"epoch": epoch, **measured})
+        best_value = history[best_epoch - 1][metric] if best_epoch else None
+        if settings.better(measured[metric], best_value):
             best_epoch = epoch
             best_state = {key: t.detach().clone() for key, t in judged.state_dict().items()}
         on_epoch(history[-1])
@@ -161,9 +156,18 @@ def _train(
             break
 
     if not best_epoch:
-        raise TrainingError(f"validation {settings.metric} was never a number: see the val/ metrics")
+        raise TrainingError(
+            f"validation {settings.metric} was never a number: see the val/ metrics"
+        )
     network.load_state_dict(best_state)
     return Trained(network.eval(), history, best_epoch, remarks)
+
+
+def validate(network: nn.Module, images: Images, engine: Engine) -> dict[str, float]:
+    """Metrics of a network on labelled images, as ``val/loss``, ``val/auc`` and so on."""
+    probability = predict_probabilities(network, images, engine)
+    metrics = classification_metrics(images.labels.cpu().numpy(), probability)
+    return {f"val/{name}": value for name, value in metrics.items()}
 
 
 @torch.inference_mode()
@@ -173,16 +177,12 @@ def predict_probabilities(
     """Probability of the positive class for each image, float64 (n,)."""
     network.eval()
     probabilities = []
-    for positions in torch.arange(len(images), device=images.rows.device).split(batch_size):
+    for positions in torch.split(torch.arange(len(images), device=images.rows.device), batch_size):
         grey, _ = images.batch(positions)
         with engine.autocast():
             logits = network(network_input(grey))  # (B, 2)
         probabilities.append(logits.double().softmax(dim=1)[:, 1])
     return torch.cat(probabilities).cpu().numpy()
-
-
-def _key(settings: TrainingSettings) -> str:
-    return f"val/{settings.metric}"
 
 
 def _refuse_non_finite(value: float, what: str, epoch: int, settings: TrainingSettings) -> None:

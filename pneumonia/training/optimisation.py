@@ -1,7 +1,7 @@
 """The optimizer, the learning rate's course, and averaged weights."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -52,9 +52,7 @@ def share_of_highest(schedule: str, warmup: float, n_steps: int) -> Callable[[in
 
 def averaged(network: nn.Module, decay: float) -> AveragedModel:
     """A copy of a network whose weights follow the exponential moving average of its own."""
-    return AveragedModel(
-        network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True
-    )
+    return AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
 
 
 def loss_weights(labels: torch.Tensor, kind: str) -> torch.Tensor | None:
@@ -63,5 +61,3 @@ def loss_weights(labels: torch.Tensor, kind: str) -> torch.Tensor | None:
         return None
     counts = torch.bincount(labels, minlength=2).to(torch.float32)
     return counts.sum() / (2 * counts)
-
-

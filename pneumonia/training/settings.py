@@ -33,9 +33,7 @@ class TrainingSettings:
     epochs: int = field(
         default=10, metadata={"help": "Passes over the training images.", "range": (1, 10_000)}
     )
-    batch_size: int = field(
-        default=64, metadata={"help": "Images a step.", "range": (2, 65_536)}
-    )
+    batch_size: int = field(default=64, metadata={"help": "Images a step.", "range": (2, 65_536)})
     optimizer: str = field(
         default="adamw", metadata={"help": "Optimizer.", "choices": ("adam", "adamw")}
     )
@@ -80,8 +78,10 @@ class TrainingSettings:
     )
     patience: int = field(
         default=0,
-        metadata={"help": "Epochs without a better metric to stop after; 0 is never.",
-                  "range": (0, 10_000)},
+        metadata={
+            "help": "Epochs without a better metric to stop after; 0 is never.",
+            "range": (0, 10_000),
+        },
     )
     metric: str = field(
         default="auc",
@@ -90,9 +90,7 @@ class TrainingSettings:
             "choices": tuple(METRICS),
         },
     )
-    seed: int = field(
-        default=0, metadata={"help": "Seed of training.", "range": (0, 2**31 - 1)}
-    )
+    seed: int = field(default=0, metadata={"help": "Seed of training.", "range": (0, 2**31 - 1)})
     device: str = field(
         default="auto",
         metadata={"help": "Device to train on.", "choices": ("auto", "cpu", "cuda", "mps")},

@@ -1,0 +1,68 @@
+"""A small synthetic data set, one trained model, and a clean place to run commands in."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import mlflow
+import pytest
+from click.testing import CliRunner, Result
+
+# Before torch starts its threads: two processes on two cores are slower than one with each thread.
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+from pneumonia.cli import cli
+from pneumonia.data.demo import write_demo_set
+
+QUICK = ("--epochs", "1", "--image-size", "32", "--batch-size", "8")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PNEUMONIA_CACHE", str(tmp_path_factory.mktemp("cache")))
+        for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
+            patch.delenv(name)
+        patch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+        yield
+
+
+@pytest.fixture(scope="session")
+def xrays(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set of 40 synthetic patients; copy it before changing it."""
+    folder = tmp_path_factory.mktemp("data") / "xrays"
+    write_demo_set(folder, patients=40, size=64)
+    return folder
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty working directory, with MLflow's globals as a new process has them."""
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    while mlflow.active_run():
+        mlflow.end_run()
+    mlflow.set_tracking_uri(None)
+    mlflow.set_registry_uri(None)
+
+
+@pytest.fixture
+def run_cli() -> Callable[..., Result]:
+    """Run a command as a user would type it."""
+    return invoke
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory, xrays: Path) -> SimpleNamespace:
+    """A store with one quickly trained ``models:/resnet34/1``."""
+    folder = tmp_path_factory.mktemp("trained")
+    uri = f"sqlite:///{folder}/mlflow.db"
+    result = invoke("train", "--data", xrays, *QUICK, "--tracking-uri", uri)
+    assert result.exit_code == 0, result.stderr
+    return SimpleNamespace(folder=folder, tracking_uri=uri, result=result)
+
+
+def invoke(*arguments: object, input: str | None = None) -> Result:  # noqa: A002 - Click's word
+    """Run a command in this process."""
+    return CliRunner().invoke(cli, [str(argument) for argument in arguments], input=input)
