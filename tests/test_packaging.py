@@ -1,0 +1,158 @@
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import mlflow
+import pytest
+import yaml
+from click.testing import Result
+
+from pneumonia.cli import cli
+
+ROOT = Path(__file__).parents[1]
+PROJECT = yaml.safe_load((ROOT / "MLproject").read_text())
+
+
+def command_of(entry_point: str) -> tuple[click.Command, str]:
+    template = PROJECT["entry_points"][entry_point]["command"]
+    name = template.split()[3]
+    return cli.commands[name], template
+
+
+@pytest.mark.parametrize("entry_point", PROJECT["entry_points"])
+def test_entry_points_pass_the_commands_own_options_and_defaults(entry_point: str) -> None:
+    command, template = command_of(entry_point)
+    options = {parameter.name: parameter for parameter in command.params}
+    assert template.startswith("python -m pneumonia ")
+    for name, declared in PROJECT["entry_points"][entry_point]["parameters"].items():
+        assert f"{{{name}}}" in template
+        if name == "images":  # an argument
+            continue
+        assert f"--{name.replace('_', '-')} {{{name}}}" in template
+        assert declared["type"] == (
+            "float" if options[name].type.name.startswith("int") else "string"
+        )
+        if "default" in declared:
+            assert declared["default"] == options[name].default
+        else:
+            assert options[name].required
+
+
+def test_conda_installs_the_project_itself_beside_a_pinned_python() -> None:
+    conda = yaml.safe_load((ROOT / PROJECT["conda_env"]).read_text())
+    python, _, pip = conda["dependencies"]
+    assert re.fullmatch(r"python=3\.\d+\.\d+", python)
+    assert pip == {"pip": ["."]}
+
+
+def test_help_is_quick_because_heavy_packages_stay_outside() -> None:
+    code = (
+        "import sys; from pneumonia.cli import cli; cli(['train', '-h'], standalone_mode=False);"
+        "print({'torch', 'mlflow', 'optuna', 'sklearn', 'matplotlib'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "set()"
+
+
+@pytest.mark.parametrize("spelling", ["--batch-size", "--batch_size"])
+def test_options_are_known_by_both_spellings(spelling: str, run_cli: Callable[..., Result]) -> None:
+    result = run_cli("train", spelling, "0")
+    assert result.exit_code == 2
+    assert "batch_size = 0 is out of range" in result.stderr
+
+
+def activated() -> dict[str, str]:
+    """The environment as it is after ``source bin/activate``."""
+    return {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+
+
+def mlflow_run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "mlflow", "run", str(ROOT), "--env-manager", "local", *arguments],
+        cwd=folder,
+        env=activated(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def quick(**more: str) -> list[str]:
+    parameters = {"epochs": "1", "image_size": "32", "batch_size": "8", **more}
+    return [part for key, value in parameters.items() for part in ("-P", f"{key}={value}")]
+
+
+def test_mlflow_run_trains_in_the_run_it_started(workplace: Path, xrays: Path) -> None:
+    done = mlflow_run(workplace, "-e", "train", *quick(data=str(xrays), learning_rate="1e-3"))
+    assert done.returncode == 0, done.stderr
+    client = mlflow.MlflowClient(f"sqlite:///{workplace}/mlflow.db")
+    (run,) = client.search_runs(["0"])
+    assert run.info.status == "FINISHED"
+    assert run.data.params["network"] == "auto"  # as typed; what was resolved stands beside it
+    assert run.data.tags["network"] == "resnet34"
+    assert run.data.metrics["test/accuracy"] >= 0
+    assert client.get_model_version("resnet34", "1").run_id == run.info.run_id
+    assert "models:/resnet34/1" in done.stdout
+
+
+def test_a_failing_child_fails_the_run(workplace: Path) -> None:
+    done = mlflow_run(workplace, "-e", "train", "-P", "data=nowhere")
+    assert done.returncode == 1
+    assert "no folder" in done.stderr
+    client = mlflow.MlflowClient(f"sqlite:///{workplace}/mlflow.db")
+    (run,) = client.search_runs(["0"])
+    assert run.info.status == "FAILED"
+
+
+def test_three_processes_may_start_at_once_on_an_empty_folder(workplace: Path) -> None:
+    code = (
+        "from pneumonia.tracking.store import connect, choose_experiment; import mlflow;"
+        "connect(); choose_experiment('together'); mlflow.start_run(); mlflow.end_run()"
+    )
+    processes = [
+        subprocess.Popen([sys.executable, "-c", code], cwd=workplace, stderr=subprocess.PIPE)
+        for _ in range(3)
+    ]
+    errors = [process.communicate()[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0], errors
+    client = mlflow.MlflowClient(f"sqlite:///{workplace}/mlflow.db")
+    experiment = client.get_experiment_by_name("together")
+    assert len(client.search_runs([experiment.experiment_id])) == 3
+    assert experiment.artifact_location == (workplace / "mlruns" / "together").as_uri()
+
+
+CONDA = """#!/usr/bin/env bash
+case "$1 $2" in
+  "env list") echo '{"envs": []}' ;;
+  "env create") echo "$@" >> "$(dirname "$0")/../created" ;;
+  *) echo conda ;;
+esac
+"""
+
+
+def test_mlflow_run_works_with_conda(
+    workplace: Path, xrays: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = workplace / "conda"
+    (home / "bin").mkdir(parents=True)
+    (home / "etc/profile.d").mkdir(parents=True)
+    (home / "bin/conda").write_text(CONDA)
+    (home / "bin/conda").chmod(0o755)
+    (home / "etc/profile.d/conda.sh").write_text(
+        f'conda() {{ export PATH="{Path(sys.executable).parent}:$PATH"; }}\n'
+    )
+    monkeypatch.setenv("MLFLOW_CONDA_HOME", str(home))
+    done = subprocess.run(
+        [sys.executable, "-m", "mlflow", "run", str(ROOT), "-e", "train", *quick(data=str(xrays))],
+        cwd=workplace,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "conda.yaml" in (home / "created").read_text()
+    assert "models:/resnet34/1" in done.stdout
