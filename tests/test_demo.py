@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pneumonia.data import demo
-from pneumonia.data.demo import Anatomy, radiograph, write_demo_set
+from pneumonia.data import demo, radiographs
+from pneumonia.data.demo import write_demo_set
 from pneumonia.data.patients import patient_of
+from pneumonia.data.radiographs import Anatomy, radiograph
 from pneumonia.errors import DataError
 
 NAMES = {
@@ -169,7 +170,7 @@ def test_there_is_no_fluid_far_from_the_recorded_opacities(focal: float) -> None
     y, x = (np.mgrid[:size, :size] + 0.5) / size
     for seed in range(20):
         lung = np.ones((size, size), np.float32)
-        opacities, air = demo._infect(np.random.default_rng(seed), lung, focal)
+        opacities, air = radiographs._infect(np.random.default_rng(seed), lung, focal)
         far = np.ones((size, size), bool)
         for opacity in opacities:
             away = np.hypot(x - opacity.centre_x, y - opacity.centre_y)

@@ -1,0 +1,184 @@
+import csv
+import re
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import mlflow
+import optuna
+import pytest
+from click.testing import Result
+
+from pneumonia.errors import UsageError
+from pneumonia.search.experiment import experiment_files, load_experiment
+
+Cli = Callable[..., Result]
+QUICK = ("--epochs", "1", "--image-size", "32", "--batch-size", "8")
+
+
+def client_at(folder: Path) -> mlflow.MlflowClient:
+    return mlflow.MlflowClient(f"sqlite:///{folder}/mlflow.db")
+
+
+def test_a_training_run_holds_everything(trained: SimpleNamespace) -> None:
+    client = mlflow.MlflowClient(trained.tracking_uri)
+    (run,) = client.search_runs(["0"])
+    assert run.info.status == "FINISHED"
+    assert run.data.params["epochs"] == "1"
+    assert int(run.data.params["data/train/images"]) > 20
+    assert {"train/loss", "val/accuracy", "val/auc", "test/sensitivity"} <= run.data.metrics.keys()
+    assert run.data.tags["version.torch"]
+    assert run.data.tags["git.dirty"] in {"true", "false", "unknown"}
+    contexts = {entry.tags[0].value: entry.dataset.digest for entry in run.inputs.dataset_inputs}
+    assert contexts.keys() == {"training", "validation", "test"}
+    names = {item.path for item in client.list_artifacts(run.info.run_id, "figures")}
+    assert names == {
+        f"figures/{name}.png"
+        for name in (
+            "curves",
+            "confusion_validation",
+            "confusion_test",
+            "roc_validation",
+            "roc_test",
+            "gallery",
+            "grad_cam",
+        )
+    }
+    checkpoints = {item.path for item in client.list_artifacts(run.info.run_id, "checkpoints")}
+    assert checkpoints == {"checkpoints/best.pt", "checkpoints/class_indices.json"}
+    version = client.get_model_version_by_alias("resnet34", "champion")
+    assert version.run_id == run.info.run_id
+    assert version.tags["data.digest"] == run.data.tags["data.digest"]
+    assert "models:/resnet34/1" in run.data.tags["mlflow.note.content"]
+
+
+def test_a_search_keeps_every_trial_and_scores_only_the_winner_on_test(
+    workplace: Path, xrays: Path, run_cli: Cli
+) -> None:
+    arguments = ("train", "--data", xrays, *QUICK, "--trials", 3, "--study", "night")
+    result = run_cli(*arguments)
+    assert result.exit_code == 0, result.stderr
+    client = client_at(workplace)
+    runs = client.search_runs(["0"])
+    children = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
+    (parent,) = [run for run in runs if run not in children]
+    assert {child.info.run_name for child in children} == {f"resnet34-t00{n}" for n in range(3)}
+    assert {child.data.tags["trial.state"] for child in children} <= {"complete", "pruned"}
+    assert not any(key.startswith("test/") for child in children for key in child.data.metrics)
+    assert "test/auc" in parent.data.metrics
+    assert "winner/val_auc" in parent.data.metrics
+    (study,) = optuna.get_all_study_summaries(f"sqlite:///{workplace}/optuna.db")
+    assert study.n_trials == 3
+    assert parent.data.metrics["best/auc"] == pytest.approx(study.best_trial.value)
+    assert parent.data.tags["winner.run_id"] == study.best_trial.user_attrs["run_id"]
+    kept = [c for c in children if client.list_artifacts(c.info.run_id, "checkpoints")]
+    assert [c.info.run_id for c in kept] == [parent.data.tags["winner.run_id"]]
+    assert "| trial | state | val auc |" in parent.data.tags["mlflow.note.content"]
+
+    again = run_cli(*arguments)
+    assert again.exit_code == 2
+    assert "study 'night' exists" in again.stderr
+    resumed = run_cli(*arguments[:-4], "--trials", 4, "--study", "night", "--resume")
+    assert resumed.exit_code == 0, resumed.stderr
+    (study,) = optuna.get_all_study_summaries(f"sqlite:///{workplace}/optuna.db")
+    assert study.n_trials == 4
+
+
+def test_a_failing_trial_is_recorded_and_does_not_end_the_study(
+    workplace: Path, xrays: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pneumonia.errors import TrainingError
+    from pneumonia.search import trials
+
+    train, calls = trials.train, []
+
+    def sometimes(*arguments: object) -> object:
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise TrainingError("training loss is nan in epoch 1")
+        return train(*arguments)
+
+    monkeypatch.setattr(trials, "train", sometimes)
+    result = run_cli("train", "--data", xrays, *QUICK, "--trials", 2)
+    assert result.exit_code == 0, result.stderr
+    states = {
+        run.info.run_name: (run.info.status, run.data.tags["trial.state"])
+        for run in client_at(workplace).search_runs(["0"])
+        if "mlflow.parentRunId" in run.data.tags
+    }
+    assert states["resnet34-t000"] == ("FAILED", "failed")
+    assert states["resnet34-t001"] == ("FINISHED", "complete")
+    assert "trial 0 failed: training loss is nan" in result.stderr
+
+
+def test_cross_validation_scores_every_image_out_of_fold(
+    workplace: Path, xrays: Path, run_cli: Cli
+) -> None:
+    result = run_cli("cross-validate", "--data", xrays, *QUICK, "--folds", 2)
+    assert result.exit_code == 0, result.stderr
+    client = client_at(workplace)
+    runs = client.search_runs(["0"])
+    (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    assert len(runs) == 3
+    path = client.download_artifacts(parent.info.run_id, "out_of_fold.csv", str(workplace))
+    rows = list(csv.DictReader(Path(path).open()))
+    assert len(rows) == sum(
+        int(parent.data.params[f"data/{r}/images"]) for r in ("train", "validation")
+    )
+    folds: dict[str, set[str]] = {}
+    for row in rows:
+        folds.setdefault(row["patient"], set()).add(row["fold"])
+    assert all(len(of_patient) == 1 for of_patient in folds.values())
+    right = sum((float(row["probability"]) >= 0.5) == (row["truth"] == "PNEUMONIA") for row in rows)
+    assert parent.data.metrics["pooled/accuracy"] == pytest.approx(right / len(rows))
+    assert re.search(r"auc +\d\.\d+ ± \d\.\d+ +pooled", result.stdout)
+
+
+@pytest.mark.parametrize("name", experiment_files())
+def test_experiment_files_are_valid(name: str) -> None:
+    experiment = load_experiment(name, {})
+    assert experiment.name == name
+
+
+def test_the_report_is_run_as_it_was() -> None:
+    for network in ("simple_cnn", "resnet34"):
+        experiment = load_experiment(f"report_{network}", {})
+        training, data = experiment.training, experiment.data
+        assert (training.network, training.epochs, training.optimizer) == (network, 10, "adam")
+        roles = (data.train_folders, data.validation_folders, data.test_folders)
+        assert roles == ("train", "test", "val")
+    assert load_experiment("report_resnet34", {}).training.weights == "imagenet"
+
+
+def test_options_override_the_file_and_leave_the_space() -> None:
+    experiment = load_experiment("resnet34", {"learning_rate": 0.5, "split_seed": 7})
+    assert experiment.training.learning_rate == 0.5
+    assert experiment.data.split_seed == 7
+    assert "learning_rate" not in experiment.space
+    assert "weight_decay" in experiment.space
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[training]\nepoch = 3", r"unknown key 'epoch': did you mean 'epochs'"),
+        ("[training]\nepochs = 'ten'", r"epochs = 'ten' is a str"),
+        (
+            "[training]\nnetwork = 'resnet43'",
+            r"unknown network 'resnet43': did you mean 'resnet34'",
+        ),
+        ("[trainig]", r"unknown key 'trainig': did you mean 'training'"),
+        ("[space]\nlearning_rat = {low = 1, high = 2}", r"did you mean 'learning_rate'"),
+        ("[space]\nlearning_rate = {low = 2.0, high = 1.0}", r"low must not be above high"),
+        ("[space]\noptimizer = {choices = ['sgd']}", r"unknown optimizer 'sgd'"),
+        ("epochs = ", r"not TOML"),
+    ],
+)
+def test_wrong_experiment_files_name_file_key_and_value(
+    tmp_path: Path, text: str, says: str
+) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(text)
+    with pytest.raises(UsageError, match=says) as caught:
+        load_experiment(str(file), {})
+    assert str(file) in str(caught.value)

@@ -1,0 +1,270 @@
+import base64
+import csv
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import torch
+from click.testing import Result
+from PIL import Image
+
+from pneumonia.data.dataset import load_data_set
+from pneumonia.data.preprocessing import Preprocessing
+from pneumonia.data.settings import DataSettings
+from pneumonia.evaluation.grad_cam import grad_cam
+from pneumonia.networks.registry import NETWORKS
+from pneumonia.training.loop import train
+from pneumonia.training.settings import TrainingSettings
+
+Cli = Callable[..., Result]
+URI = "models:/resnet34/1"
+
+
+def rows_of(result: Result) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(result.stdout)))
+
+
+def predict(run_cli: Cli, trained: SimpleNamespace, *arguments: object, **options: str) -> Result:
+    return run_cli(
+        "predict", "--model-uri", URI, "--tracking-uri", trained.tracking_uri, *arguments, **options
+    )
+
+
+def test_predict_gives_a_row_an_image(trained: SimpleNamespace, xrays: Path, run_cli: Cli) -> None:
+    result = predict(run_cli, trained, xrays / "test", "--batch-size", 7)
+    assert result.exit_code == 0, result.stderr
+    rows = rows_of(result)
+    assert [row["path"] for row in rows] == [
+        str(p) for p in sorted((xrays / "test").rglob("*.jpeg"))
+    ]
+    assert {row["model"] for row in rows} == {URI}
+    for row in rows:
+        assert row["label"] == ("PNEUMONIA" if float(row["probability"]) >= 0.5 else "NORMAL")
+    champion = run_cli(
+        "predict",
+        "--model-uri",
+        "models:/resnet34@champion",
+        "--tracking-uri",
+        trained.tracking_uri,
+        xrays / "test",
+    )
+    assert rows_of(champion)[0]["model"] == URI
+
+
+def test_the_threshold_decides_the_label(
+    trained: SimpleNamespace, xrays: Path, run_cli: Cli
+) -> None:
+    labels = {
+        threshold: {
+            row["label"]
+            for row in rows_of(predict(run_cli, trained, xrays / "val", "--threshold", threshold))
+        }
+        for threshold in (0, 1)
+    }
+    assert labels == {0: {"PNEUMONIA"}, 1: {"NORMAL"}}
+
+
+def test_other_formats_and_standard_input(
+    trained: SimpleNamespace, xrays: Path, tmp_path: Path, run_cli: Cli
+) -> None:
+    files = sorted((xrays / "val").rglob("*.jpeg"))
+    lines = "\n".join(map(str, files))
+    by_csv = rows_of(predict(run_cli, trained, "-", input=lines))
+    jsonl = predict(run_cli, trained, "-", "--format", "jsonl", input=lines)
+    by_jsonl = [json.loads(line) for line in jsonl.stdout.splitlines()]
+    output = tmp_path / "rows.parquet"
+    predict(run_cli, trained, *files, "--format", "parquet", "--output", output)
+    by_parquet = pq.read_table(output).to_pylist()
+    assert by_jsonl == by_parquet
+    assert [float(row["probability"]) for row in by_csv] == [r["probability"] for r in by_jsonl]
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_track_logs_the_batch(trained: SimpleNamespace, xrays: Path, run_cli: Cli) -> None:
+    import mlflow
+
+    result = predict(run_cli, trained, xrays / "val", "--track", "--experiment-name", "batches")
+    assert result.exit_code == 0, result.stderr
+    client = mlflow.MlflowClient(trained.tracking_uri)
+    experiment = client.get_experiment_by_name("batches")
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.data.tags["model_uri"] == URI
+    assert sum(run.data.metrics.values()) == len(rows_of(result))
+
+
+def test_evaluate_agrees_with_the_rows_of_predict(
+    trained: SimpleNamespace, xrays: Path, run_cli: Cli
+) -> None:
+    rows = rows_of(predict(run_cli, trained, xrays / "test"))
+    right = np.mean([row["label"] == Path(row["path"]).parent.name for row in rows])
+    result = run_cli(
+        "evaluate",
+        "--model-uri",
+        URI,
+        "--data",
+        xrays,
+        "--split",
+        "test",
+        "--tracking-uri",
+        trained.tracking_uri,
+        "--experiment-name",
+        "evaluations",
+    )
+    assert result.exit_code == 0, result.stderr
+    (line,) = [line for line in result.stdout.splitlines() if line.startswith("accuracy")]
+    assert float(line.split()[1]) == pytest.approx(right, abs=1e-4)
+
+
+SERVE = """
+import sys, json
+sys.modules["pneumonia"] = None  # importing it fails, as where it is not installed
+import mlflow, pandas as pd
+mlflow.set_tracking_uri(sys.argv[1])
+model = mlflow.pyfunc.load_model("models:/resnet34/1")
+paths = sys.argv[2:]
+images = [open(path, "rb").read() for path in paths] + [b"not an image"]
+print(model.predict(pd.DataFrame({"image": images})).to_json(orient="records"))
+"""
+
+
+def test_the_model_loads_without_this_package_and_gives_the_same_probabilities(
+    trained: SimpleNamespace, xrays: Path, tmp_path: Path, run_cli: Cli
+) -> None:
+    files = sorted(map(str, (xrays / "test").rglob("*.jpeg")))
+    done = subprocess.run(
+        [sys.executable, "-c", SERVE, trained.tracking_uri, *files],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    *served, undecodable = json.loads(done.stdout.splitlines()[-1])
+    own = rows_of(predict(run_cli, trained, *files))
+    assert [row["label"] for row in served] == [row["label"] for row in own]
+    np.testing.assert_allclose(
+        [row["probability"] for row in served],
+        [float(row["probability"]) for row in own],
+        atol=1e-5,
+    )
+    assert undecodable["label"] == ""
+    assert undecodable["probability"] is None
+    assert undecodable["error"] == "not a JPEG or PNG image"
+
+
+def test_the_served_model_takes_base64_and_paths(
+    trained: SimpleNamespace, xrays: Path, workplace: Path
+) -> None:
+    import mlflow
+
+    mlflow.set_tracking_uri(trained.tracking_uri)
+    model = mlflow.pyfunc.load_model(URI)
+    path = next((xrays / "val" / "NORMAL").iterdir())
+    forms = [path.read_bytes(), base64.b64encode(path.read_bytes()).decode(), str(path)]
+    answers = model.predict(pd.DataFrame({"image": forms}))
+    assert answers["probability"].nunique() == 1
+    strict = model.predict(pd.DataFrame({"image": forms}), params={"threshold": 1.0})
+    assert set(strict["label"]) == {"NORMAL"}
+    assert set(strict["threshold"]) == {1.0}
+
+
+def test_a_worse_model_does_not_become_champion(workplace: Path, xrays: Path, run_cli: Cli) -> None:
+    quick = ("train", "--data", xrays, "--epochs", 1, "--image-size", 32, "--batch-size", 8)
+    first = run_cli(*quick)
+    again = run_cli(*quick)
+    assert "(version 1 is the first, and so the champion)" in first.stdout
+    assert "(version 1 stays champion: validation auc" in again.stdout
+    other = run_cli(*quick, "--split-seed", 3)
+    assert "validated on other data" in other.stdout
+    unregistered = run_cli(*quick, "--register", "false")
+    assert "not registered, as asked" in unregistered.stdout
+
+
+def test_explain_writes_an_overlay_an_image(
+    trained: SimpleNamespace, xrays: Path, tmp_path: Path, run_cli: Cli
+) -> None:
+    output = tmp_path / "maps"
+    result = run_cli(
+        "explain",
+        "--model-uri",
+        URI,
+        "--tracking-uri",
+        trained.tracking_uri,
+        xrays / "val",
+        "--output",
+        output,
+    )
+    assert result.exit_code == 0, result.stderr
+    overlays = sorted(output.iterdir())
+    assert len(overlays) == len(list((xrays / "val").rglob("*.jpeg")))
+    assert Image.open(overlays[0]).mode == "RGB"
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_maps_depend_on_the_weights(name: str) -> None:
+    grey = torch.randint(0, 256, (2, 64, 64), dtype=torch.uint8)
+    maps = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        network = NETWORKS[name].build(64, 0.0).eval()
+        maps.append(grad_cam(network, NETWORKS[name].explained, grey))
+        assert maps[-1].shape == (2, 64, 64)
+        assert maps[-1].min() >= 0
+        assert maps[-1].max() <= 1
+    assert np.abs(maps[0] - maps[1]).mean() > 0.01
+
+
+def blobs(seed: int, n: int) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
+    """Noise, with a bright disc on the left or the right in every positive image."""
+    rng = np.random.default_rng(seed)
+    grey = rng.normal(100, 25, (n, 64, 64))
+    labels, centres = np.arange(n) % 2, rng.integers(14, 50, (n, 2))
+    rows, columns = np.mgrid[:64, :64]
+    for image, label, (y, x) in zip(grey, labels, centres, strict=True):
+        if label:
+            image += 70 * np.exp(-((rows - y) ** 2 + (columns - x) ** 2) / (2 * 6**2))
+    pixels = torch.from_numpy(grey.clip(0, 255).astype(np.uint8))
+    return pixels, torch.from_numpy(labels), centres
+
+
+def test_maps_point_at_what_was_learnt() -> None:
+    from pneumonia.data.dataset import Images
+
+    def images(seed: int, n: int) -> Images:
+        pixels, labels, _ = blobs(seed, n)
+        return Images(pixels, torch.arange(n), labels, ())
+
+    settings = TrainingSettings(
+        network="simple_cnn",
+        image_size=64,
+        epochs=8,
+        batch_size=16,
+        learning_rate=3e-4,
+        augmentation=0.0,
+        precision="fp32",
+        device="cpu",
+    )
+    trained = train(
+        settings, {"train": images(0, 160), "validation": images(1, 60)}, lambda _: None
+    )
+    assert trained.best["val/auc"] > 0.95
+    pixels, labels, centres = blobs(2, 40)
+    heats = grad_cam(trained.network, NETWORKS["simple_cnn"].explained, pixels[labels == 1])
+    found = [np.unravel_index(heat.argmax(), heat.shape) for heat in heats]
+    distances = np.linalg.norm(np.array(found) - centres[labels.numpy() == 1], axis=1)
+    assert np.median(distances) < 10
+
+
+def test_demo_opacities_are_recorded_where_maps_can_be_checked(xrays: Path) -> None:
+    recorded = json.loads((xrays / "opacities.json").read_text())
+    data = load_data_set(DataSettings(data=str(xrays)), Preprocessing(32))
+    sick = [i for images in data.roles.values() for i in images if i.label == 1]
+    assert all(recorded[str(image.path.relative_to(xrays))] for image in sick)

@@ -1,0 +1,185 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pneumonia.data.dataset import Images, load_data_set
+from pneumonia.data.preprocessing import Preprocessing
+from pneumonia.data.settings import DataSettings
+from pneumonia.errors import TrainingError, UsageError, WeightsError
+from pneumonia.evaluation.metrics import classification_metrics, confidence_intervals
+from pneumonia.networks.registry import NETWORKS
+from pneumonia.networks.weights import load_weights
+from pneumonia.training.loop import train
+from pneumonia.training.optimisation import share_of_highest
+from pneumonia.training.settings import TrainingSettings
+
+QUICK = TrainingSettings(image_size=32, epochs=2, batch_size=8, precision="fp32", ema=0.9)
+
+
+@pytest.fixture(scope="module")
+def images(xrays: Path) -> dict[str, Images]:
+    preprocessing = Preprocessing(QUICK.image_size)
+    return load_data_set(DataSettings(data=str(xrays)), preprocessing).open(preprocessing)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"), [("simple_cnn", 104_838_274), ("resnet34", 21_285_698)]
+)
+def test_networks_have_the_published_number_of_parameters(name: str, parameters: int) -> None:
+    with torch.device("meta"):
+        network = NETWORKS[name].build(224, 0.5)
+    assert sum(parameter.numel() for parameter in network.parameters()) == parameters
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks_answer_two_logits_at_other_sizes(name: str) -> None:
+    network = NETWORKS[name].build(48, 0.5).eval()
+    assert network(torch.zeros(2, 3, 48, 48)).shape == (2, 2)
+    network.get_submodule(NETWORKS[name].explained)
+    assert any(key.startswith(NETWORKS[name].head) for key in network.state_dict())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_same_seed_gives_the_same_bits(images: dict[str, Images], precision: str) -> None:
+    settings = replace(QUICK, precision=precision, dropout=0.3, augmentation=1.0, flip=0.5)
+    first, again = (train(settings, images, lambda _epoch: None) for _ in range(2))
+    other = train(replace(settings, seed=1), images, lambda _epoch: None)
+    speed = {"speed/images_per_second", "speed/epoch_seconds"}
+    for one, two in zip(first.history, again.history, strict=True):
+        assert {k: v for k, v in one.items() if k not in speed} == {
+            k: v for k, v in two.items() if k not in speed
+        }
+    for key, tensor in first.network.state_dict().items():
+        assert torch.equal(tensor, again.network.state_dict()[key]), key
+    assert first.history[0]["train/loss"] != other.history[0]["train/loss"]
+
+
+def test_the_best_epochs_weights_are_kept(images: dict[str, Images]) -> None:
+    settings = replace(QUICK, epochs=4, learning_rate=3e-3, metric="loss", ema=0.0)
+    trained = train(settings, images, lambda _epoch: None)
+    losses = [epoch["val/loss"] for epoch in trained.history]
+    assert trained.best_epoch == 1 + int(np.argmin(losses))
+    shorter = train(replace(settings, epochs=4, patience=1), images, lambda _epoch: None)
+    assert len(shorter.history) <= 4
+
+
+def test_a_diverging_loss_stops_with_its_reason(images: dict[str, Images]) -> None:
+    settings = replace(
+        QUICK,
+        learning_rate=10.0,
+        schedule="constant",
+        warmup=0.0,
+        epochs=8,
+        network="simple_cnn",
+        ema=0.0,
+    )
+    with pytest.raises(TrainingError, match=r"loss is (nan|inf) in epoch \d with learning_rate"):
+        train(settings, images, lambda _epoch: None)
+
+
+def test_out_of_memory_says_which_batch_size_to_try(
+    images: dict[str, Images], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exhausted(*_arguments: object, **_options: object) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr("pneumonia.training.loop.augment", exhausted)
+    with pytest.raises(TrainingError, match="batch_size = 8: try --batch-size 4"):
+        train(QUICK, images, lambda _epoch: None)
+
+
+def test_a_state_dict_is_loaded_with_its_head_replaced(tmp_path: Path) -> None:
+    from torchvision.models import resnet34
+
+    official = resnet34(weights=None).state_dict()  # 1000 classes
+    torch.save({"state_dict": {f"module.{k}": v for k, v in official.items()}}, tmp_path / "w.pt")
+    network = NETWORKS["resnet34"].build(64, 0.0)
+    remarks = load_weights(network, NETWORKS["resnet34"], str(tmp_path / "w.pt"))
+    assert remarks == [
+        "fc.weight: (1000, 512) there, (2, 512) here; head left random",
+        "fc.bias: (1000,) there, (2,) here; head left random",
+    ]
+    assert torch.equal(
+        network.state_dict()["layer4.2.conv2.weight"], official["layer4.2.conv2.weight"]
+    )
+
+
+def test_weights_that_do_not_fit_or_are_no_tensors_are_refused(tmp_path: Path) -> None:
+    entry = NETWORKS["resnet34"]
+    network = entry.build(64, 0.0)
+    torch.save({"other": torch.zeros(1)}, tmp_path / "other.pt")
+    with pytest.raises(WeightsError, match="does not fit this network"):
+        load_weights(network, entry, str(tmp_path / "other.pt"))
+    torch.save(Path("code"), tmp_path / "pickle.pt")
+    with pytest.raises(WeightsError, match="not a state dict of tensors"):
+        load_weights(network, entry, str(tmp_path / "pickle.pt"))
+    with pytest.raises(UsageError, match="no weights file"):
+        load_weights(network, entry, "missing.pt")
+    with pytest.raises(UsageError, match="no ImageNet weights"):
+        load_weights(network, NETWORKS["simple_cnn"], "imagenet")
+
+
+def test_imagenet_weights_come_from_torchs_cache_or_say_how_to_get_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torchvision.models import resnet34
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nothing listens there
+    entry = NETWORKS["resnet34"]
+    network = entry.build(64, 0.0)
+    with pytest.raises(WeightsError, match=r"fetch https://.*resnet34-b627a593.pth .*put it at"):
+        load_weights(network, entry, "imagenet")
+    state = resnet34(weights=None).state_dict()
+    (tmp_path / "checkpoints").mkdir(exist_ok=True)
+    torch.save(state, tmp_path / "checkpoints" / "resnet34-b627a593.pth")
+    assert len(load_weights(network, entry, "imagenet")) == 2
+    assert torch.equal(network.state_dict()["conv1.weight"], state["conv1.weight"])
+
+
+@given(st.sampled_from(["constant", "cosine", "one_cycle"]), st.floats(0, 0.9), st.integers(1, 200))
+def test_schedules_stay_between_0_and_the_highest(schedule: str, warmup: float, steps: int) -> None:
+    share = share_of_highest(schedule, warmup, steps)
+    values = [share(step) for step in range(steps + 1)]
+    assert all(0 <= value <= 1 + 1e-12 for value in values)
+    assert max(values) > 0.9
+
+
+@given(st.lists(st.tuples(st.integers(0, 1), st.floats(0, 1)), min_size=1, max_size=50))
+def test_metrics_agree_with_counting(pairs: list[tuple[int, float]]) -> None:
+    truth = np.array([pair[0] for pair in pairs])
+    probability = np.array([pair[1] for pair in pairs])
+    metrics = classification_metrics(truth, probability)
+    called = probability >= 0.5
+    assert metrics["accuracy"] == pytest.approx(np.mean(called == truth))
+    if truth.any():
+        assert metrics["sensitivity"] == pytest.approx(called[truth == 1].mean())
+    if not truth.all():
+        assert metrics["specificity"] == pytest.approx(1 - called[truth == 0].mean())
+    for name, (low, high) in confidence_intervals(truth, probability).items():
+        assert 0 <= low <= metrics[name] + 1e-9
+        assert metrics[name] - 1e-9 <= high <= 1
+
+
+def test_metrics_refuse_what_is_no_number() -> None:
+    with pytest.raises(ValueError, match="finite"):
+        classification_metrics(np.array([0, 1]), np.array([0.1, np.nan]))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("epochs", 0, "epochs = 0 is out of range: give 1 to 10000"),
+        ("metric", "aux", "unknown metric 'aux': did you mean 'auc'"),
+        ("learning_rate", float("nan"), "learning_rate = nan is out of range"),
+        ("batch_size", "many", "batch_size = 'many' is a str, not a int"),
+    ],
+)
+def test_settings_refuse_what_no_run_could_use(key: str, value: object, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        TrainingSettings(**{key: value})
