@@ -121,7 +121,7 @@ def test_cross_validation_scores_every_image_out_of_fold(
     (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
     assert len(runs) == 3
     path = client.download_artifacts(parent.info.run_id, "out_of_fold.csv", str(workplace))
-    rows = list(csv.DictReader(Path(path).open()))
+    rows = list(csv.DictReader(Path(path).read_text().splitlines()))
     assert len(rows) == sum(
         int(parent.data.params[f"data/{r}/images"]) for r in ("train", "validation")
     )

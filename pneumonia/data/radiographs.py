@@ -5,6 +5,7 @@ attenuation, which a film curve turns into grey levels. Pneumonia replaces air b
 markers, leads and noise are drawn without regard to the class, lest they give it away.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
