@@ -8,12 +8,17 @@ from types import SimpleNamespace
 import mlflow
 import pytest
 from click.testing import CliRunner, Result
+from hypothesis import settings
 
 # Before torch starts its threads: two processes on two cores are slower than one with each thread.
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 
 from pneumonia.cli import cli
 from pneumonia.data.demo import write_demo_set
+
+# A first example may wait for a busy machine; time is not what these tests are about.
+settings.register_profile("patient", deadline=None, max_examples=50)
+settings.load_profile("patient")
 
 QUICK = ("--epochs", "1", "--image-size", "32", "--batch-size", "8")
 

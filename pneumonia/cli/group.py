@@ -1,5 +1,6 @@
 """How every command ends: one line for an error, and the exit code it stands for."""
 
+import io
 import logging
 import os
 import sys
@@ -20,6 +21,10 @@ class ErrorReportingGroup(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command and turn what it raises into a message and an exit code."""
+        for stream in (sys.stdin, sys.stdout):
+            if isinstance(stream, io.TextIOWrapper):
+                # A file name need not be UTF-8: it goes out as the bytes it came in as.
+                stream.reconfigure(errors="surrogateescape")
         logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
         logging.getLogger("pneumonia").setLevel(logging.INFO)
         try:

@@ -48,7 +48,7 @@ _THRESHOLD = click.option(
     show_default=True,
     help="Device to predict on.",
 )
-@flag("track", default=False, help="Log the batch as an MLflow run.")
+@click.option("--track", is_flag=True, help="Log the batch as an MLflow run.")
 @tracking_options
 def predict(
     model_uri: str,

@@ -25,7 +25,8 @@ class ImageFile:
         part: The folder it came from (``train``, ``val``, ``test``), or empty in a flat data set.
         label: 0 for the negative class, 1 for the positive class.
         patient: Who it shows.
-        digest: Hexadecimal BLAKE2b of its content, 128 bits.
+        digest: Hexadecimal BLAKE2b of its content, or of its path where that cannot be read;
+            128 bits.
     """
 
     path: Path
@@ -71,7 +72,10 @@ def find_images(root: Path, class_names: tuple[str, str], patient_pattern: str =
                 raise _missing_class(folder, name)
             files = list(walk_images(classes[name], passed_over))
             if not files:
-                raise DataError(f"class folder {str(classes[name])!r} holds no JPEG or PNG image")
+                raise DataError(
+                    f"class folder {str(classes[name])!r} holds no JPEG or PNG image: "
+                    "put the images of this class there"
+                )
             labelled += [(part, label, file) for file in files]
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as threads:
         digests = threads.map(_digest, (file for _, _, file in labelled))
@@ -104,7 +108,7 @@ def _walk(folder: Path, skipped: Counter[str], ancestors: frozenset[Path]) -> It
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
-        raise DataError(f"cannot read folder {str(folder)!r}: {error.strerror}") from None
+        raise _closed(folder, error) from None
     for entry in entries:
         path = Path(entry.path)
         if entry.name.startswith("."):
@@ -133,7 +137,7 @@ def _subfolders(folder: Path, wanted: tuple[str, ...]) -> dict[str, Path]:
             if _is_folder(entry)
         }
     except OSError as error:
-        raise DataError(f"cannot read folder {str(folder)!r}: {error.strerror}") from None
+        raise _closed(folder, error) from None
     return {name: present[name.casefold()] for name in wanted if name.casefold() in present}
 
 
@@ -146,8 +150,15 @@ def _missing_class(folder: Path, name: str) -> DataError:
     )
 
 
+def _closed(folder: Path, error: OSError) -> DataError:
+    return DataError(
+        f"cannot read folder {str(folder)!r}: {error.strerror}; make it readable, or move it away"
+    )
+
+
 def _digest(file: Path) -> str:
     try:
         return hashlib.blake2b(file.read_bytes(), digest_size=16).hexdigest()
-    except OSError as error:
-        raise DataError(f"cannot read {str(file)!r}: {error.strerror}") from None
+    except OSError:
+        # Decoding meets the same error and makes it one of the unreadable images.
+        return hashlib.blake2b(os.fsencode(file), digest_size=16).hexdigest()

@@ -2,10 +2,12 @@
 
 import csv
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from pneumonia.errors import DataError, UsageError
 from pneumonia.prediction.batch import COLUMNS, Row
@@ -58,11 +60,25 @@ def _writer(file_format: str, path: Path | None) -> Iterator[Write]:
             )
         )
         if file_format == "csv":
-            table = csv.DictWriter(out, COLUMNS, lineterminator="\n")
+            table = csv.DictWriter(_UnixLines(out), COLUMNS, lineterminator="\r\n")
             table.writeheader()
             yield table.writerows
         else:
             yield lambda rows: out.writelines(f"{json.dumps(row)}\n" for row in rows)
+
+
+class _UnixLines:
+    """Ends rows with a line feed, where the csv module writes \\r\\n.
+
+    The module must be told of both characters, or it leaves a \\r within a value unquoted.
+    """
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+
+    def write(self, row: str) -> int:
+        """Write one row."""
+        return self._out.write(row.removesuffix("\r\n") + "\n")
 
 
 @contextmanager
@@ -74,4 +90,11 @@ def _parquet(path: Path | None) -> Iterator[Write]:
         [(name, pa.float64() if name == "probability" else pa.string()) for name in COLUMNS]
     )
     with pq.ParquetWriter(path or sys.stdout.buffer, schema) as writer:
-        yield lambda rows: writer.write_table(pa.Table.from_pylist(rows, schema))
+        yield lambda rows: writer.write_table(
+            pa.Table.from_pylist([row | {"path": _utf8(row["path"])} for row in rows], schema)
+        )
+
+
+def _utf8(path: str) -> str:
+    """A path as Parquet can hold it: bytes that are not UTF-8 become \\xe9 and the like."""
+    return os.fsencode(path).decode("utf-8", errors="backslashreplace")

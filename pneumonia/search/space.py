@@ -34,12 +34,14 @@ class Dimension:
 Space = Mapping[str, Dimension]
 
 
-def parse_space(table: Mapping[str, Any]) -> dict[str, Dimension]:
+def parse_space(table: Any) -> dict[str, Dimension]:
     """Check a ``[space]`` table.
 
     Raises:
         UsageError: It names no setting, or a value the setting cannot have.
     """
+    if not isinstance(table, dict):
+        raise UsageError(f"space = {table!r}: write a table [space]")
     return {key: _dimension(key, value) for key, value in table.items()}
 
 

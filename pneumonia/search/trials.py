@@ -110,8 +110,10 @@ class _Search:
             )
         complete = [t for t in self.study.trials if t.state == TrialState.COMPLETE]
         if not complete:
-            reasons = [t.user_attrs.get("reason", "pruned") for t in self.study.trials]
-            raise TrainingError(f"no trial of {len(reasons)} completed: {reasons[-1]}")
+            reasons = [t.user_attrs.get("reason", STATES[t.state]) for t in self.study.trials]
+            raise TrainingError(
+                f"no trial of {len(reasons)} completed: {reasons[-1] if reasons else 'none began'}"
+            )
         return self._log_winner(self.study.best_trial, registering=registering)
 
     def _objective(self, trial: optuna.Trial) -> float:

@@ -160,8 +160,15 @@ def load_model(uri: str) -> LoadedModel:
     except (MlflowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise ModelError(f"cannot read model {uri!r} ({reason}): check the URI") from None
-    except (ValueError, TypeError, KeyError, RuntimeError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0]
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        RuntimeError,
+        EOFError,
+        pickle.UnpicklingError,
+    ) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ModelError(f"model {uri!r} was not logged by this package: {reason}") from None
     return LoadedModel(network.eval(), config, uri, run_id)
 

@@ -139,7 +139,9 @@ def parent_run(name: str, tags: Mapping[str, str]) -> Iterator[Run]:
         run = Run(active)
         if given:
             run.client.update_run(given, name=name)
-        run.tag({**tags, **versions(), **git_state(), "mlflow.source.name": "pneumonia"})
+        else:
+            run.tag({"mlflow.source.name": "pneumonia"})
+        run.tag({**tags, **versions(), **git_state()})
     except MlflowException as error:
         mlflow.end_run("FAILED")
         raise TrackingError(f"cannot start a run: {str(error).splitlines()[0]}") from None
