@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import BinaryIO
 
 import mlflow
 import numpy as np
@@ -448,14 +449,14 @@ def test_too_little_disk_for_the_cache_is_told_before_decoding(
 def test_a_disk_that_fills_up_leaves_no_half_cache(
     new_cache: Path, xrays: Path, train: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rename = Path.rename
+    write = np.lib.format.write_array_header_1_0
 
-    def full(path: Path, target: Path) -> Path:
-        if new_cache in path.parents:
+    def full(out: BinaryIO, header: dict[str, object]) -> None:
+        if header["shape"][0]:  # the pixels are written, and now their number
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return rename(path, target)
+        write(out, header)
 
-    monkeypatch.setattr(Path, "rename", full)
+    monkeypatch.setattr(np.lib.format, "write_array_header_1_0", full)
     error = error_of(train(xrays), 1)
     assert f"cannot write the image cache '{new_cache}': No space left on device" in error
     assert "PNEUMONIA_CACHE" in error
