@@ -45,6 +45,8 @@ def xrays(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty working directory, with MLflow's globals as a new process has them."""
     monkeypatch.chdir(tmp_path)
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):  # MLflow sets them itself
+        monkeypatch.delenv(name, raising=False)
     yield tmp_path
     while mlflow.active_run():
         mlflow.end_run()

@@ -25,8 +25,10 @@ class ErrorReportingGroup(click.Group):
             if isinstance(stream, io.TextIOWrapper):
                 # A file name need not be UTF-8: it goes out as the bytes it came in as.
                 stream.reconfigure(errors="surrogateescape")
-        logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-        logging.getLogger("pneumonia").setLevel(logging.INFO)
+        log = logging.getLogger("pneumonia")
+        log.handlers = [logging.StreamHandler(sys.stderr)]
+        log.setLevel(logging.INFO)
+        log.propagate = False
         try:
             return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
