@@ -139,6 +139,7 @@ def parent_run(name: str, tags: Mapping[str, str]) -> Iterator[Run]:
         run = Run(active)
         if given:
             run.client.update_run(given, name=name)
+            run.name = name
         else:
             run.tag({"mlflow.source.name": "pneumonia"})
         run.tag({**tags, **versions(), **git_state()})
