@@ -78,8 +78,8 @@ def train(
         pruner=pruner,
         keep_checkpoints=keep_checkpoints,
     )
-    name = f"{chosen.training.network}-{loaded.name}"
     kind = "search" if trials > 1 or resume else "train"
+    name = f"{chosen.training.network}-{loaded.name}" + (f"-x{trials}" if kind == "search" else "")
     with parent_run(name, {"network": chosen.training.network, "kind": kind}) as run:
         outcome = run_experiment(
             run, chosen, loaded, search, registering=register, progress=progress("decoding")

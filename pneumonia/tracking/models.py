@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -83,7 +84,8 @@ def log_model(
         (folder / "config.json").write_text(json.dumps(asdict(config)), encoding="utf-8")
         (folder / "scoring.py").write_text(scoring_source(config.network), encoding="utf-8")
         info = mlflow.pyfunc.log_model(
-            name=f"{config.network}-{run.name}"[:200].replace("/", "-"),
+            # Folder names hold more than MLflow allows in the name of a model.
+            name=re.sub(r"[^\w-]", "-", f"{run.name}-{run.id[:6]}"),
             python_model=str(folder / "scoring.py"),
             artifacts={
                 "weights": str(folder / "weights.pt"),
