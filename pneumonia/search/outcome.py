@@ -105,7 +105,8 @@ def log_scores(
 
     Validation metrics were logged by epoch already, and a second value would bend their curve.
     """
-    engine = choose_engine(settings.device, settings.precision)
+    # As predict computes: whoever scores the registered model again finds these very numbers.
+    engine = choose_engine(settings.device, "fp32")
     network.to(engine.device)
     probability = predict_probabilities(network, images.to(engine.device), engine)
     truth = images.labels.numpy()
