@@ -41,17 +41,28 @@ def xrays(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty working directory, with MLflow's globals as a new process has them."""
-    monkeypatch.chdir(tmp_path)
-    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):  # MLflow sets them itself
-        monkeypatch.delenv(name, raising=False)
-    yield tmp_path
+@pytest.fixture(autouse=True)
+def _mlflow_as_in_a_new_process() -> Iterator[None]:
+    """Commands choose the store for their whole process: forget it, whichever test ran before."""
+    _forget_store()  # a fixture of the whole session may have chosen one just now
+    yield
+    _forget_store()
+
+
+def _forget_store() -> None:
     while mlflow.active_run():
         mlflow.end_run()
     mlflow.set_tracking_uri(None)
     mlflow.set_registry_uri(None)
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):  # MLflow sets them itself
+        os.environ.pop(name, None)
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
 @pytest.fixture

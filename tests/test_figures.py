@@ -104,6 +104,12 @@ def test_an_undefined_auc_is_left_out() -> None:
     assert "validation AUC" not in texts(figure)
 
 
+def test_an_auc_defined_in_every_other_epoch_is_visible() -> None:
+    epochs = [item | {"val/auc": [0.6, float("nan")][k % 2]} for k, item in enumerate(history(40))]
+    _, accuracy = figures.learning_curves(epochs, best_epoch=1).axes
+    assert [line.get_marker() for line in accuracy.lines[:3]] == ["", "", "o"]
+
+
 def test_no_epoch_gives_a_sentence() -> None:
     assert "No epoch" in texts(figures.learning_curves([], best_epoch=0))
 
@@ -438,6 +444,18 @@ def test_the_most_important_parameter_is_at_the_top() -> None:
     assert names == ["dropout", "flip", "learning_rate"]
     assert [bar.get_width() for bar in axes.patches] == [0.1, 0.25, 0.65]
     assert [text.get_text() for text in axes.texts] == ["10.0%", "25.0%", "65.0%"]
+
+
+def test_parameters_whose_shortened_names_are_equal_keep_their_bars() -> None:
+    shares = {"a" * 40 + middle + "b" * 40: share for middle, share in (("x", 0.3), ("y", 0.7))}
+    (axes,) = study_figures.parameter_importance(shares, metric="auc").axes
+    assert len({bar.get_y() for bar in axes.patches}) == 2
+
+
+def test_long_names_of_metrics_leave_room_for_the_panel() -> None:
+    name = "$m" + "m" * 200
+    png(study_figures.optimisation_history([1.0], ["complete"], metric=name, maximize=True))
+    png(study_figures.parameter_importance({"a": 1.0}, metric=name))
 
 
 def test_no_importances_give_the_reason() -> None:

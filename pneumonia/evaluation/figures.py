@@ -248,7 +248,9 @@ def _curve(
     epochs = [item["epoch"] for item in history]
     best = next((item[key] for item in history if item["epoch"] == best_epoch), math.nan)
     label = f"{name} {best:.3f}" if math.isfinite(best) else name
-    marker = "o" if len(history) <= _MARKED_EPOCHS else ""
+    # A value between two undefined ones has no line to show it.
+    gaps = not all(map(math.isfinite, values))
+    marker = "o" if gaps or len(history) <= _MARKED_EPOCHS else ""
     axes.plot(epochs, values, color=colour, linewidth=2, marker=marker, markersize=5, label=label)
 
 

@@ -99,7 +99,7 @@ def explanation_gallery(examples: Sequence[Example], *, title: str = "") -> Figu
     scale = ScalarMappable(cmap=_heat_on_grey())
     bar = figure.colorbar(scale, ax=figure.axes, shrink=0.6, aspect=30, pad=0.015, ticks=[0, 1])
     bar.ax.set_yticklabels(["none", "most"], fontsize=SMALL_SIZE)
-    bar.set_label("weight in the prediction (Grad-CAM)", fontsize=SMALL_SIZE, labelpad=-12)
+    bar.set_label("evidence (Grad-CAM)", fontsize=SMALL_SIZE, labelpad=-12)
     return figure
 
 

@@ -20,7 +20,6 @@ from pneumonia.evaluation.figures import (
     TITLE_SIZE,
     blank_figure,
     legend_below,
-    plain,
     sentence_figure,
     shorten,
     tidy,
@@ -70,11 +69,11 @@ def optimisation_history(
     complete = [
         (number, value) for number, value, of in trials if of == "complete" and math.isfinite(value)
     ]
-    title = f"{plain(metric)} by trial"
+    title = f"{shorten(metric, 40)} by trial"
     if complete:
         title += _best_line(axes, complete, last=len(values) - 1, maximize=maximize)
     axes.set_title(title, loc="left", fontsize=TITLE_SIZE)
-    axes.set(xlabel="trial", ylabel=plain(metric), xlim=(-0.6, len(values) - 0.4))
+    axes.set(xlabel="trial", ylabel=shorten(metric, 40), xlim=(-0.6, len(values) - 0.4))
     axes.xaxis.set_major_locator(MaxNLocator(nbins=12, integer=True, min_n_ticks=1))
     legend_below(axes, columns=4)
     return figure
@@ -101,13 +100,16 @@ def parameter_importance(importances: Mapping[str, float], *, metric: str) -> Fi
     figure = blank_figure(10, min(1.6 + 0.42 * len(names), 12))
     axes = figure.subplots()
     tidy(axes)
-    bars = axes.barh(names, shares, color=BLUE, height=0.66)
+    # By place, since long names may be equal once they are shortened.
+    bars = axes.barh(range(len(names)), shares, color=BLUE, height=0.66)
+    axes.set_yticks(range(len(names)), names)
     axes.bar_label(
         bars, [f"{share:.1%}" for share in shares], padding=4, fontsize=SMALL_SIZE, color=INK
     )
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0, labelsize=TEXT_SIZE)
-    axes.set_title(f"Importance of parameters for {plain(metric)}", loc="left", fontsize=TITLE_SIZE)
+    title = f"Importance of parameters for {shorten(metric, 40)}"
+    axes.set_title(title, loc="left", fontsize=TITLE_SIZE)
     axes.set(xlabel="share of the variation between trials", xlim=(0, shares.max() * 1.12 or 1))
     axes.xaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
     return figure
