@@ -84,6 +84,19 @@ def test_a_search_keeps_every_trial_and_scores_only_the_winner_on_test(
     assert study.n_trials == 4
 
 
+def test_a_search_ends_in_time_and_keeps_its_study_where_told(
+    workplace: Path, xrays: Path, run_cli: Cli
+) -> None:
+    storage = f"sqlite:///{workplace}/studies/all.db"
+    search = ("--trials", 500, "--timeout", 1, "--pruner", "hyperband", "--storage", storage)
+    result = run_cli("train", "--data", xrays, *QUICK, *search, "--study", "night")
+    assert result.exit_code == 0, result.stderr
+    (study,) = optuna.get_all_study_summaries(storage)
+    assert study.study_name == "night"
+    assert 1 <= study.n_trials < 100
+    assert not (workplace / "optuna.db").exists()
+
+
 def test_a_failing_trial_is_recorded_and_does_not_end_the_study(
     workplace: Path, xrays: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:

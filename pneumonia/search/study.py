@@ -58,6 +58,7 @@ def open_study(
     Raises:
         UsageError: The study exists and is not to be resumed, or cannot be.
     """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # each trial is told by us, in one line
     training = experiment.training
     name = search.study or f"{experiment.name}-{run_id[:8]}"
     if search.resume and not search.study:

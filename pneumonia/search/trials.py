@@ -21,8 +21,9 @@ from pneumonia.search.outcome import Outcome, in_words, log_outcome
 from pneumonia.search.space import inside, suggest
 from pneumonia.search.study import STATES, SearchSettings, open_study, short, trials_table
 from pneumonia.tracking.runs import Run, find_run
-from pneumonia.training.loop import Epoch, Trained, build_network, train
+from pneumonia.training.loop import Trained, build_network, train
 from pneumonia.training.settings import TrainingSettings
+from pneumonia.training.state import Epoch
 
 log = logging.getLogger(__name__)
 

@@ -2,12 +2,13 @@
 
 import io
 import json
+import logging
 import math
 import os
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +24,23 @@ from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
 from pneumonia.data.dataset import DataSet
 from pneumonia.errors import TrackingError
-from pneumonia.tracking.provenance import git_state, versions
+from pneumonia.tracking.provenance import git_state, process, versions
+
+log = logging.getLogger(__name__)
 
 CHECKPOINT = "checkpoints/best.pt"
 
 
 class Run:
-    """One MLflow run, written to by its id, so that parent and children never mix."""
+    """One MLflow run, written to by its id, so that parent and children never mix.
 
-    def __init__(self, run: MlflowRun) -> None:
+    A run that is continued has some of its metrics already; none is logged twice for one step.
+    """
+
+    def __init__(self, run: MlflowRun, *, continued: bool = False) -> None:
         self.client = mlflow.MlflowClient()
+        self.continued = continued
+        self._logged_steps: dict[str, set[int]] = {}
         self.id: str = run.info.run_id
         self.name: str = run.info.run_name
         self.experiment_id: str = run.info.experiment_id
@@ -47,8 +55,19 @@ class Run:
         """Log metrics of one step in one call; those that are not numbers are left out."""
         now = int(time.time() * 1000)
         finite = {key: float(value) for key, value in metrics.items() if math.isfinite(value)}
-        batch = [Metric(key, value, now, step) for key, value in finite.items()]
+        batch = [
+            Metric(key, value, now, step)
+            for key, value in finite.items()
+            if not (self.continued and step in self._steps_of(key))
+        ]
         self.client.log_batch(self.id, metrics=batch)
+
+    def _steps_of(self, key: str) -> set[int]:
+        """Steps at which a metric was logged before this process took the run up."""
+        if key not in self._logged_steps:
+            history = self.client.get_metric_history(self.id, key)
+            self._logged_steps[key] = {entry.step for entry in history}
+        return self._logged_steps[key]
 
     def log_epoch(self, epoch: Mapping[str, float]) -> None:
         """Log one epoch's metrics under its number."""
@@ -120,13 +139,15 @@ class Run:
     def child(self, name: str, tags: Mapping[str, str]) -> "Run":
         """Start a child run."""
         user = self.client.get_run(self.id).data.tags.get("mlflow.user", "")
-        own = {"mlflow.parentRunId": self.id, "mlflow.user": user, **tags}
+        own = {"mlflow.parentRunId": self.id, "mlflow.user": user, **process(), **tags}
         return Run(self.client.create_run(self.experiment_id, tags=own, run_name=name))
 
 
 @contextmanager
-def parent_run(name: str, tags: Mapping[str, str]) -> Iterator[Run]:
+def parent_run(name: str, tags: Mapping[str, str], resumed: str = "") -> Iterator[Run]:
     """Start a run, or join the one that ``mlflow run`` started, and end it as the block ends.
+
+    With ``resumed``, the id of a run that was stopped, that one goes on.
 
     An interrupt ends it as KILLED, an error as FAILED with the reason in the tag ``error``.
 
@@ -135,14 +156,19 @@ def parent_run(name: str, tags: Mapping[str, str]) -> Iterator[Run]:
     """
     given = os.environ.get("MLFLOW_RUN_ID")
     try:
-        active = mlflow.start_run(run_id=given) if given else mlflow.start_run(run_name=name)
-        run = Run(active)
-        if given:
+        if known := resumed or given:
+            active = mlflow.start_run(run_id=known)
+        else:
+            active = mlflow.start_run(run_name=name)
+        run = Run(active, continued=bool(resumed))
+        if resumed:
+            log.info("going on with run %s", resumed)
+        elif given:
             run.client.update_run(given, name=name)
             run.name = name
         else:
             run.tag({"mlflow.source.name": "pneumonia"})
-        run.tag({**tags, **versions(), **git_state()})
+        run.tag({**tags, **process(), **versions(), **git_state()})
     except MlflowException as error:
         mlflow.end_run("FAILED")
         raise TrackingError(f"cannot start a run: {str(error).splitlines()[0]}") from None
@@ -152,8 +178,9 @@ def parent_run(name: str, tags: Mapping[str, str]) -> Iterator[Run]:
         mlflow.end_run("KILLED")
         raise
     except BaseException as error:
-        run.tag({"error": f"{type(error).__name__}: {error}"[:5000]})
-        mlflow.end_run("FAILED")
+        with suppress(MlflowException):  # where the store itself has failed, this fails too
+            run.tag({"error": f"{type(error).__name__}: {error}"[:5000]})
+            mlflow.end_run("FAILED")
         if isinstance(error, MlflowException):
             raise TrackingError(f"logging failed: {str(error).splitlines()[0]}") from error
         raise
@@ -161,5 +188,21 @@ def parent_run(name: str, tags: Mapping[str, str]) -> Iterator[Run]:
 
 
 def find_run(run_id: str) -> Run:
-    """Open an existing run by its id."""
-    return Run(mlflow.MlflowClient().get_run(run_id))
+    """Open an existing run by its id.
+
+    Raises:
+        TrackingError: There is none.
+    """
+    try:
+        return Run(mlflow.MlflowClient().get_run(run_id))
+    except MlflowException as error:
+        raise TrackingError(f"no run {run_id!r}: {str(error).splitlines()[0]}") from None
+
+
+def take_up(run_id: str) -> Run:
+    """Go on with a run whose process has died."""
+    client = mlflow.MlflowClient()
+    client.update_run(run_id, status="RUNNING")
+    run = Run(client.get_run(run_id), continued=True)
+    run.tag(process())
+    return run
