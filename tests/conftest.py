@@ -27,6 +27,7 @@ QUICK = ("--epochs", "1", "--image-size", "32", "--batch-size", "8")
 def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PNEUMONIA_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("PNEUMONIA_STATE", str(tmp_path_factory.mktemp("state")))
         for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
             patch.delenv(name)
         patch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")

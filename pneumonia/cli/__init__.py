@@ -6,9 +6,10 @@ from typing import Any
 import click
 
 from pneumonia import __version__
+from pneumonia.cli.cross_validate import cross_validate
 from pneumonia.cli.group import ErrorReportingGroup
 from pneumonia.cli.predict import evaluate, explain, predict
-from pneumonia.cli.train import cross_validate, train
+from pneumonia.cli.train import train
 from pneumonia.cli.ui import demo, ui
 
 

@@ -96,7 +96,7 @@ def predict(
             run.log_metrics({f"count/{key}": value for key, value in counts.items()})
             run.tag({"model_uri": model.uri, "model.run_id": model.run_id or ""})
             if output is not None:
-                run.client.log_artifact(run.id, str(output))
+                run.log_file(output.name, output.read_bytes())
     listed = ", ".join(f"{count:,} {key}" for key, count in sorted(counts.items()))
     click.echo(f"\n{sum(counts.values()):,} images: {listed or 'none found'}", err=True)
     if counts.get("error") or not counts:

@@ -1,11 +1,17 @@
-"""``pneumonia train`` and ``pneumonia cross-validate``."""
+"""``pneumonia train``: once or as a search, begun, joined or resumed."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from pneumonia.cli.group import progress
 from pneumonia.cli.options import flag, given, settings_options, tracking_options
+from pneumonia.errors import UsageError
+
+if TYPE_CHECKING:
+    from pneumonia.data.dataset import DataSet
+    from pneumonia.search.invocation import Invocation
+    from pneumonia.search.outcome import Outcome
 
 
 @click.command()
@@ -27,7 +33,22 @@ from pneumonia.cli.options import flag, given, settings_options, tracking_option
     show_default=True,
     help="What ends poor trials early.",
 )
-@flag("resume", default=False, help="Go on with the study named by --study.")
+@click.option(
+    "--resume",
+    is_flag=False,
+    flag_value="true",
+    default="",
+    metavar="[RUN_ID]",
+    help="Go on with a run that was stopped; without an id, with the study named by --study.",
+)
+@flag("join", default=False, help="Work on the study beside others; the first one creates it.")
+@click.option(
+    "--jobs",
+    default=1,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Workers on this machine, which share its cores and GPUs.",
+)
 @click.option(
     "--keep-checkpoints",
     type=click.Choice(["winner", "all"]),
@@ -46,7 +67,9 @@ def train(
     study: str,
     storage: str,
     pruner: str,
-    resume: bool,
+    resume: str,
+    join: bool,
+    jobs: int,
     keep_checkpoints: str,
     register: bool,
     tracking_uri: str | None,
@@ -58,105 +81,122 @@ def train(
     \b
     pneumonia train
     pneumonia train --data chest_xray --network simple_cnn --epochs 5
-    pneumonia train --data chest_xray --trials 20 --study night
+    pneumonia train --data chest_xray --trials 20 --study night --jobs 2
     pneumonia train --data chest_xray --trials 40 --study night --resume
+    pneumonia train --resume 0b1c2d3e4f5061728394a5b6c7d8e9f0
     """
-    from pneumonia.search.outcome import in_words
-    from pneumonia.search.study import SearchSettings
-    from pneumonia.search.trials import run_experiment
-    from pneumonia.tracking.runs import parent_run
+    from pneumonia.cli.preparation import load_data
+    from pneumonia.search.experiment import load_experiment
+    from pneumonia.search.invocation import Invocation, invocation_of, kept_tracking_uri
+    from pneumonia.search.study import SearchSettings, storage_url
+    from pneumonia.tracking.store import choose_experiment, connect
 
-    chosen, loaded = _prepare(
-        experiment, {"data": data, "network": network, **settings}, tracking_uri, experiment_name
-    )
-    search = SearchSettings(
-        trials=trials,
-        timeout=timeout,
-        study=study,
-        storage=storage,
-        resume=resume,
-        pruner=pruner,
-        keep_checkpoints=keep_checkpoints,
-    )
-    kind = "search" if trials > 1 or resume else "train"
-    name = f"{chosen.training.network}-{loaded.name}" + (f"-x{trials}" if kind == "search" else "")
-    with parent_run(name, {"network": chosen.training.network, "kind": kind}) as run:
-        outcome = run_experiment(
-            run, chosen, loaded, search, registering=register, progress=progress("decoding")
+    run_id = "" if resume.lower() in ("true", "false") else resume
+    resuming = resume.lower() == "true"
+    if (resuming or join) and not (study or run_id):
+        raise UsageError(
+            f"--{'join' if join else 'resume'} needs the name of the study: add --study NAME"
         )
-        click.echo(f"run       {run.id}")
+    if run_id:
+        _refuse_other_options()
+        connect(tracking_uri or kept_tracking_uri(run_id))
+        invocation = invocation_of(run_id)
+    else:
+        chosen = load_experiment(experiment, given({"data": data, "network": network, **settings}))
+        search = SearchSettings(
+            trials=trials,
+            timeout=timeout,
+            study=study,
+            storage=storage_url(storage),
+            pruner=pruner,
+            keep_checkpoints=keep_checkpoints,
+        )
+        invocation = Invocation(chosen, search, register)
+        if trials > 1 or jobs > 1:
+            invocation = invocation.named()
+        connect(tracking_uri)
+        choose_experiment(experiment_name)
+    loaded = load_data(invocation.experiment)
+    if invocation.searching:
+        opening = "join" if join else "resume" if run_id or resuming else "begin"
+        outcome = _search(invocation, loaded, opening, run_id, jobs)
+    else:
+        outcome = _train_once(invocation, loaded, run_id)
+    _report(outcome, invocation)
+
+
+def _train_once(invocation: "Invocation", data: "DataSet", run_id: str) -> "Outcome":
+    from pneumonia.search.single import run_training
+    from pneumonia.tracking.runs import continue_run, ended_with_the_block, start_run
+
+    training = invocation.experiment.training
+    if run_id:
+        run = continue_run(run_id, alone=True)
+    else:
+        run = start_run(
+            f"{training.network}-{data.name}", {"network": training.network, "kind": "train"}
+        )
+    click.echo(f"run       {run.id}")
+    try:
+        with run.local.alone(), ended_with_the_block(run):
+            return run_training(run, invocation, data, progress("decoding"))
+    except KeyboardInterrupt:
+        _say_how_to_go_on(run.id)
+        raise
+
+
+def _search(
+    invocation: "Invocation", data: "DataSet", opening: str, run_id: str, jobs: int
+) -> "Outcome | None":
+    from pneumonia.search.conduct import conduct
+    from pneumonia.search.jobs import conduct_by_workers
+    from pneumonia.search.opening import begin, join, resume
+
+    training, search = invocation.experiment.training, invocation.search
+    name = f"{training.network}-{data.name}-x{search.trials}"
+    tags = {"network": training.network, "kind": "search"}
+    if opening == "resume":
+        opened = resume(invocation, data, name, tags, run_id)
+    else:
+        opened = (join if opening == "join" else begin)(invocation, data, name, tags)
+    click.echo(f"run       {opened.run.id}")
+    try:
+        if jobs > 1:
+            return conduct_by_workers(opened, jobs)
+        return conduct(opened, invocation, data, progress("decoding"))
+    except KeyboardInterrupt:
+        _say_how_to_go_on(opened.run.id)
+        raise
+
+
+def _refuse_other_options() -> None:
+    """A run goes on as it was begun: its settings cannot be given again."""
+    ctx = click.get_current_context()
+    for parameter in ctx.command.params:
+        name = str(parameter.name)
+        given = ctx.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE
+        if given and name not in ("resume", "join", "jobs", "tracking_uri"):
+            option = f"--{name.replace('_', '-')}"
+            raise UsageError(
+                f"{option} cannot be given with --resume RUN_ID: a run goes on as it was begun; "
+                f"leave {option} out, or begin another run"
+            )
+
+
+def _say_how_to_go_on(run_id: str) -> None:
+    click.echo(f"\nGo on with it by: pneumonia train --resume {run_id}", err=True)
+
+
+def _report(outcome: "Outcome | None", invocation: "Invocation") -> None:
+    from pneumonia.data.settings import DEMO
+    from pneumonia.search.outcome import in_words
+
+    if outcome is None:
+        click.echo("The time is over here; other workers go on with the study.", err=True)
+        return
     click.echo(f"test      {in_words(outcome)}")
     click.echo(f"model     {outcome.model_uri} ({outcome.verdict})")
-    if data == "demo":
+    if invocation.experiment.data.data == DEMO:
         click.echo("These are results on synthetic images: they say nothing about real X-rays.")
     click.echo("next      pneumonia ui")
     click.echo(f"          pneumonia predict --model-uri {outcome.model_uri} IMAGES")
-
-
-@click.command("cross-validate")
-@settings_options
-@click.option(
-    "--folds",
-    default=5,
-    show_default=True,
-    type=click.IntRange(min=2),
-    help="Number of folds, stratified by class and grouped by patient.",
-)
-@tracking_options
-def cross_validate(
-    data: str,
-    experiment: str,
-    network: str,
-    folds: int,
-    tracking_uri: str | None,
-    experiment_name: str,
-    **settings: Any,
-) -> None:
-    """Train once a fold, and score each image by the network that did not see its patient.
-
-    The images are those for training and validation; test images stay out.
-
-    \b
-    pneumonia cross-validate --data chest_xray --folds 5
-    """
-    from pneumonia.search.cross_validation import run_cross_validation
-    from pneumonia.tracking.runs import parent_run
-
-    chosen, loaded = _prepare(
-        experiment, {"data": data, "network": network, **settings}, tracking_uri, experiment_name
-    )
-    name = f"{chosen.training.network}-{loaded.name}-cv{folds}"
-    with parent_run(name, {"network": chosen.training.network, "kind": "cross-validation"}) as run:
-        summary = run_cross_validation(run, chosen, loaded, folds)
-        click.echo(f"run       {run.id}")
-    for metric, (mean, deviation, pooled) in summary.items():
-        click.echo(f"{metric:18} {mean:.4f} ± {deviation:.4f}   pooled {pooled:.4f}")
-
-
-def _prepare(
-    experiment: str, values: dict[str, Any], tracking_uri: str | None, experiment_name: str
-) -> tuple[Any, Any]:
-    """Resolve settings, reach the tracking store, and load the data: all that may fail early."""
-    from pneumonia.checking import as_parameters
-    from pneumonia.data.dataset import load_data_set
-    from pneumonia.data.preprocessing import Preprocessing
-    from pneumonia.search.experiment import load_experiment
-    from pneumonia.tracking.store import choose_experiment, connect
-    from pneumonia.training.device import choose_engine
-
-    chosen = load_experiment(experiment, given(values))
-    training = chosen.training
-    engine = choose_engine(training.device, training.precision)
-    uri = connect(tracking_uri)
-    choose_experiment(experiment_name)
-    if chosen.data.data == "demo":
-        click.echo("No --data given: using synthetic X-rays, made on the spot.", err=True)
-    loaded = load_data_set(
-        chosen.data, Preprocessing(training.image_size, training.resize), progress("preparing")
-    )
-    click.echo(f"experiment {chosen.name}, tracked in {uri}", err=True)
-    for key, value in {**as_parameters(chosen.data), **as_parameters(training)}.items():
-        click.echo(f"  {key} = {value}", err=True)
-    click.echo(f"  running on {engine.device} in {engine.precision}", err=True)
-    click.echo(f"{loaded.root}\n{loaded.report()}", err=True)
-    return chosen, loaded

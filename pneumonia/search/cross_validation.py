@@ -10,12 +10,11 @@ import numpy as np
 
 from pneumonia.checking import as_parameters
 from pneumonia.data.dataset import DataSet, Images
-from pneumonia.data.preprocessing import Preprocessing
 from pneumonia.data.splits import patient_folds
 from pneumonia.evaluation.figures import confusion_matrices, roc_and_precision_recall
 from pneumonia.evaluation.metrics import classification_metrics
 from pneumonia.search.experiment import Experiment
-from pneumonia.search.trials import log_epoch
+from pneumonia.search.progress import log_epoch
 from pneumonia.tracking.runs import Run
 from pneumonia.training.device import choose_engine
 from pneumonia.training.loop import predict_probabilities, train
@@ -41,7 +40,7 @@ def run_cross_validation(run: Run, experiment: Experiment, data: DataSet, n_fold
     run.log_data_set(data)
     run.log_parameters({**as_parameters(settings), **as_parameters(experiment.data)})
     run.log_parameters({"folds": n_folds, "experiment": experiment.name})
-    opened = data.open(Preprocessing(settings.image_size, settings.resize))
+    opened = data.open(settings.preprocessing)
     pool = _joined(opened["train"], opened["validation"])
     engine = choose_engine(settings.device, settings.precision)
     out_of_fold = np.full(len(pool), np.nan)

@@ -1,7 +1,8 @@
 """What a finished experiment shows: the winner's metrics, figures, model and story."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,6 +47,15 @@ class Outcome:
     intervals: Mapping[str, tuple[float, float]]
     model_uri: str
     verdict: str
+
+    def as_json(self) -> dict[str, Any]:
+        """What JSON can hold of it, which is all."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "Outcome":
+        """The outcome that was kept as JSON."""
+        return cls(**content)
 
 
 def log_outcome(
@@ -130,6 +140,17 @@ def log_scores(
             else:
                 run.log_figure(prediction_gallery(examples, title=title), figure)
     return metrics, intervals
+
+
+def describe(settings: TrainingSettings, data: DataSet, trained: Trained, outcome: Outcome) -> str:
+    """The run's description in Markdown."""
+    value = trained.best[f"val/{settings.metric}"]
+    return (
+        f"**{settings.network}** on {data.name}: validation {settings.metric} **{value:.4f}** at "
+        f"epoch {trained.best_epoch} of {len(trained.history)}.\n\n"
+        f"Test, scored once: {in_words(outcome)} (95 % Wilson intervals).\n\n"
+        f"Model: `{outcome.model_uri}` ({outcome.verdict}).\n"
+    )
 
 
 def in_words(outcome: Outcome) -> str:

@@ -1,24 +1,32 @@
 """Optuna studies: where they are stored, how they sample and prune, and how they read."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.exceptions import DuplicatedStudyError
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
+from pneumonia.checking import as_parameters
 from pneumonia.errors import PneumoniaError, UsageError
+from pneumonia.processes import still_works
 from pneumonia.search.experiment import Experiment
+from pneumonia.search.queue import TrialQueue, first_number, state_of, take_up_again
 from pneumonia.tracking.store import create_once
 
-STATES = {
-    TrialState.COMPLETE: "complete",
-    TrialState.PRUNED: "pruned",
-    TrialState.FAIL: "failed",
-    TrialState.RUNNING: "running",
-    TrialState.WAITING: "waiting",
-}
+WINNER = "/winner-"
+"""Stands between a study's name and a run's id in the name of the study that holds the claim to
+log the winner."""
+
+_SECONDS_TO_PREPARE = 120
+_SQLITE, _JOURNAL = "sqlite:///", "journal:///"
+_HEARTBEAT_SECONDS, _GRACE_SECONDS = 20, 60
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +38,6 @@ class SearchSettings:
         timeout: Seconds after which no new trial begins, or None.
         study: Name of the study; empty names it after the run.
         storage: Optuna storage URL; empty is an sqlite file in the working directory.
-        resume: Go on with an existing study.
         pruner: ``median``, ``hyperband`` or ``none``.
         keep_checkpoints: ``winner`` or ``all``.
     """
@@ -39,65 +46,99 @@ class SearchSettings:
     timeout: float | None = None
     study: str = ""
     storage: str = ""
-    resume: bool = False
     pruner: str = "median"
     keep_checkpoints: str = "winner"
 
 
-def open_study(
-    experiment: Experiment, search: SearchSettings, data_digest: str, run_id: str
-) -> optuna.Study:
-    """Create the study, or open the one to resume.
+def create_study(
+    experiment: Experiment, search: SearchSettings, data_digest: str
+) -> optuna.Study | None:
+    """Create the study; None where there is one of that name already.
 
-    Args:
-        experiment: What is searched; its seed seeds the sampler.
-        search: The study's name, storage and pruner.
-        data_digest: Fingerprint of the data, which must be that of a study resumed.
-        run_id: Names the study where the user does not.
+    Several processes may try at once: one creates it.
 
     Raises:
-        UsageError: The study exists and is not to be resumed, or cannot be.
+        UsageError: The storage cannot be opened.
     """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)  # each trial is told by us, in one line
     training = experiment.training
-    name = search.study or f"{experiment.name}-{run_id[:8]}"
-    if search.resume and not search.study:
-        raise UsageError("--resume needs the name of the study: add --study NAME")
-    storage = open_storage(search.storage)
-    known = optuna.get_all_study_names(storage)
-    if search.resume and name not in known:
-        listed = ", ".join(known[-5:]) or "none"
-        raise UsageError(f"no study {name!r} to resume: the storage has {listed}")
-    if not search.resume and name in known:
-        raise UsageError(
-            f"study {name!r} exists: go on with it by --resume, or choose another name"
+    try:
+        study = optuna.create_study(
+            study_name=search.study,
+            storage=open_storage(search.storage),
+            direction="maximize" if training.higher_is_better else "minimize",
+            pruner=_pruner(search.pruner, training.epochs),
         )
-    study = optuna.create_study(
-        study_name=name,
-        storage=storage,
-        load_if_exists=search.resume,
-        direction="maximize" if training.higher_is_better else "minimize",
-        # A resumed sampler must not draw again what it drew at first.
-        sampler=optuna.samplers.TPESampler(seed=training.seed if not search.resume else None),
-        pruner=_pruner(search.pruner, training.epochs),
-    )
-    fixed = {"data.digest": data_digest, "network": training.network, "metric": training.metric}
-    for key, value in fixed.items():
-        begun_with = study.user_attrs.get(key, value)
-        if begun_with != value:
-            raise UsageError(
-                f"study {name!r} was begun with {key} {begun_with}, not {value}: its trials "
-                "cannot be compared; begin another with --study"
-            )
-        study.set_user_attr(key, value)
+    except DuplicatedStudyError:
+        return None
+    study.set_user_attr("settings", _comparable(experiment, data_digest))
+    study.set_user_attr("metric", training.metric)
     return study
+
+
+def open_study(name: str, storage: str) -> optuna.Study | None:
+    """Open the study of a name; None where there is none.
+
+    Raises:
+        UsageError: The storage cannot be opened.
+    """
+    try:
+        return optuna.load_study(study_name=name, storage=open_storage(storage))
+    except KeyError:
+        return None
+
+
+def check_same(
+    study: optuna.Study, experiment: Experiment, search: SearchSettings, data_digest: str
+) -> None:
+    """Give a study that was opened its pruner, and refuse trials that could not be compared.
+
+    Raises:
+        UsageError: The study was begun with other settings or data.
+    """
+    study.pruner = _pruner(search.pruner, experiment.training.epochs)
+    begun, now = study.user_attrs.get("settings", {}), _comparable(experiment, data_digest)
+    for key in {**begun, **now}:
+        if begun.get(key) != now.get(key):
+            raise UsageError(
+                f"study {study.study_name!r} was begun with {key} {begun.get(key)}, not "
+                f"{now.get(key)}: its trials cannot be compared; begin another with --study"
+            )
+
+
+def await_ready(study: optuna.Study) -> bool:
+    """Wait while another process prepares the study at this moment.
+
+    Returns:
+        Whether it is ready; otherwise its creator has died on the way.
+    """
+    deadline = time.monotonic() + _SECONDS_TO_PREPARE
+    while "run_id" not in study.user_attrs:
+        if still_works(study.user_attrs) is False or time.monotonic() > deadline:
+            return False
+        time.sleep(0.5)
+    return True
+
+
+def known_studies(storage: BaseStorage) -> list[str]:
+    """Names of the studies in a storage, without those that only hold a claim to a winner."""
+    return [name for name in optuna.get_all_study_names(storage) if WINNER not in name]
+
+
+def sampler_of(trial_number: int, seed: int) -> optuna.samplers.BaseSampler:
+    """The sampler of one trial.
+
+    Each trial has one of its own, seeded by its number: so a search that was interrupted goes on
+    with the draws it would have made, and two workers never draw alike.
+    """
+    return optuna.samplers.TPESampler(seed=(seed * 100_003 + trial_number) % 2**32)
 
 
 def trials_table(study: optuna.Study, keys: Sequence[str], experiment_id: str) -> str:
     """The best twenty trials, best first, as a Markdown table with links to their runs."""
+    trials = TrialQueue(study, None).trials()
     sign = -1 if study.direction == optuna.study.StudyDirection.MAXIMIZE else 1
     ranked = sorted(
-        study.trials,
+        trials,
         key=lambda t: (t.state != TrialState.COMPLETE, sign * (t.value or 0.0), t.number),
     )
     metric = study.user_attrs["metric"]
@@ -111,29 +152,68 @@ def trials_table(study: optuna.Study, keys: Sequence[str], experiment_id: str) -
         value = "" if trial.value is None else f"{trial.value:.4f}"
         cells = [short(trial.params.get(key, "")) for key in keys]
         run_id = trial.user_attrs.get("run_id", "")
-        link = f"[{trial.number}](#/experiments/{experiment_id}/runs/{run_id})"
-        lines.append(f"| {link} | {STATES[trial.state]} | {value} | {' | '.join(cells)} |")
+        link = f"[{first_number(trial)}](#/experiments/{experiment_id}/runs/{run_id})"
+        lines.append(f"| {link} | {state_of(trial)} | {value} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
-def open_storage(url: str) -> optuna.storages.BaseStorage:
+def open_storage(url: str) -> BaseStorage:
     """Open the study storage, creating the local sqlite one once.
+
+    Args:
+        url: A database URL, ``journal:///path`` for Optuna's journal in a file, or empty for
+            ``optuna.db`` in the working directory.
 
     Raises:
         UsageError: The URL is none of Optuna's, or its database does not answer.
     """
-    if not url:
-        url = f"sqlite:///{Path('optuna.db').absolute()}"
     try:
-        if url.startswith("sqlite:///"):
-            database = Path(url.removeprefix("sqlite:///")).absolute()
+        if database := local_file(url):
+            if url.startswith(_JOURNAL):
+                database.parent.mkdir(parents=True, exist_ok=True)
+                return JournalStorage(JournalFileBackend(str(database)))
             create_once(database, _create_study_tables)
-        return optuna.storages.get_storage(url)
+        return _with_heartbeat(storage_url(url))
     except (PneumoniaError, KeyboardInterrupt):
         raise
     except Exception as error:  # noqa: BLE001 - each storage has errors of its own
         first = str(error).splitlines()[0]
         raise UsageError(f"cannot open the study storage {url!r}: {first}") from None
+
+
+def storage_url(url: str) -> str:
+    """The storage's URL, with the local default and local paths made absolute."""
+    for scheme in (_SQLITE, _JOURNAL):
+        if url.startswith(scheme):
+            return f"{scheme}{Path(url.removeprefix(scheme)).absolute()}"
+    return url or f"{_SQLITE}{Path('optuna.db').absolute()}"
+
+
+def local_file(url: str) -> Path | None:
+    """The file a storage is, where it is one."""
+    absolute = storage_url(url)
+    for scheme in (_SQLITE, _JOURNAL):
+        if absolute.startswith(scheme):
+            return Path(absolute.removeprefix(scheme))
+    return None
+
+
+def queue_of(study: optuna.Study, storage: str) -> TrialQueue:
+    """The study as a queue."""
+    file = local_file(storage)
+    return TrialQueue(study, file.with_name(f"{file.name}.queue.lock") if file else None)
+
+
+def _with_heartbeat(url: str) -> RDBStorage:
+    # sqlite: others may be writing for a while. PostgreSQL: it may have been restarted.
+    local = {"connect_args": {"timeout": 60}}
+    return RDBStorage(
+        url,
+        engine_kwargs=local if url.startswith(_SQLITE) else {"pool_pre_ping": True},
+        heartbeat_interval=_HEARTBEAT_SECONDS,
+        grace_period=_GRACE_SECONDS,
+        heartbeat_stale_trial_callback=take_up_again,
+    )
 
 
 def _create_study_tables(database: Path) -> None:
@@ -151,3 +231,15 @@ def _pruner(name: str, epochs: int) -> optuna.pruners.BasePruner:
 def short(value: Any) -> str:
     """A setting's value in few characters."""
     return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _comparable(experiment: Experiment, data_digest: str) -> Mapping[str, Any]:
+    """What all trials of a study have in common, as JSON holds it."""
+    fixed = {
+        key: value
+        for key, value in as_parameters(experiment.training).items()
+        if key not in experiment.space and key not in ("device", "precision")
+    }
+    space = {f"space.{key}": asdict(value) for key, value in experiment.space.items()}
+    common: dict[str, Any] = json.loads(json.dumps({**fixed, **space, "data.digest": data_digest}))
+    return common

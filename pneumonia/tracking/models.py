@@ -12,14 +12,16 @@ from typing import Any
 
 import mlflow
 import torch
+from mlflow.entities import LoggedModelStatus
 from mlflow.exceptions import MlflowException
-from mlflow.models import ModelSignature
+from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 from torch import nn
 
 from pneumonia.data.preprocessing import Preprocessing
 from pneumonia.errors import ModelError, nearest
 from pneumonia.networks.registry import NETWORKS
+from pneumonia.tracking.outbox import is_outage
 from pneumonia.tracking.portable import scoring_source
 from pneumonia.tracking.runs import Run
 
@@ -66,8 +68,11 @@ def log_model(
 ) -> str:
     """Log a model to a run: weights, configuration, and source that loads without this package.
 
+    A run has one model: where a process that died had logged it already, that one is kept, and
+    what it left unfinished is removed.
+
     Args:
-        run: The run, which must be the active one.
+        run: The run.
         network: The trained network.
         config: Its configuration.
         step: The epoch its weights are of.
@@ -75,15 +80,34 @@ def log_model(
 
     Returns:
         The logged model's URI.
+
+    Raises:
+        TrackingError: The store does not come back.
     """
+    run.outbox.flush(wait=True)
+    return run.outbox.ask(lambda: _log_once(run, network, config, step=step, example=example))
+
+
+def _log_once(
+    run: Run, network: nn.Module, config: ModelConfig, *, step: int, example: bytes
+) -> str:
     import pandas as pd
 
+    client = run.outbox.client
+    for left in client.search_logged_models([run.experiment_id], f"source_run_id = '{run.id}'"):
+        if left.status == LoggedModelStatus.READY:
+            return f"models:/{left.model_id}"
+        client.delete_logged_model(left.model_id)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         torch.save(network.state_dict(), folder / "weights.pt")
         (folder / "config.json").write_text(json.dumps(asdict(config)), encoding="utf-8")
         (folder / "scoring.py").write_text(scoring_source(config.network), encoding="utf-8")
-        info = mlflow.pyfunc.log_model(
+        # What mlflow.pyfunc.log_model calls, which knows the active run only.
+        info = Model.log(
+            artifact_path=None,
+            flavor=mlflow.pyfunc,
+            run_id=run.id,
             # Folder names hold more than MLflow allows in the name of a model.
             name=re.sub(r"[^\w-]", "-", f"{run.name}-{run.id[:6]}"),
             python_model=str(folder / "scoring.py"),
@@ -113,23 +137,30 @@ def register(
     """Make a new version of the registered model named after the network.
 
     The alias ``champion`` moves to it when its validation metric beats the present champion's on
-    the same data.
+    the same data. A run has one version: one that a process that died had made is kept.
 
     Returns:
         The version's URI, and in words what became of the champion.
 
     Raises:
         ModelError: The registry refuses.
+        TrackingError: The store does not come back.
     """
-    client = mlflow.MlflowClient()
+    client = run.outbox.client
     name = config.network
+    own = {**tags, "run_id": run.id, "metric": metric, f"val.{metric}": repr(value)}
+
+    def version_of_the_run() -> str:
+        for version in client.search_model_versions(f"name='{name}'"):
+            if version.tags.get("run_id") == run.id:
+                return str(version.version)
+        return str(mlflow.register_model(model_uri, name, tags=own).version)
+
     try:
-        version = mlflow.register_model(
-            model_uri,
-            name,
-            tags={**tags, "run_id": run.id, "metric": metric, f"val.{metric}": repr(value)},
-        ).version
-        verdict = _crown(client, name, str(version), tags, metric, value, higher_is_better)
+        version = run.outbox.ask(version_of_the_run)
+        verdict = run.outbox.ask(
+            lambda: _crown(client, name, version, tags, metric, value, higher_is_better)
+        )
     except MlflowException as error:
         reason = str(error).splitlines()[0]
         raise ModelError(f"cannot register {name!r} from {model_uri}: {reason}") from error
@@ -221,9 +252,13 @@ def _crown(
 ) -> str:
     try:
         champion = client.get_model_version_by_alias(name, CHAMPION)
-    except MlflowException:
+    except MlflowException as error:
+        if is_outage(error):
+            raise
         client.set_registered_model_alias(name, CHAMPION, version)
         return f"version {version} is the first, and so the champion"
+    if str(champion.version) == version:
+        return f"version {version} is the champion"
     if champion.tags.get("data.validation") != tags.get("data.validation"):
         return f"version {champion.version} stays champion: it was validated on other data"
     if champion.tags.get("metric") != metric:

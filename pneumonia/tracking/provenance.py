@@ -1,10 +1,7 @@
-"""Where a run came from: the code's commit, versions, and the process that works on it."""
+"""Where a run came from: the code's commit, and the versions of what it ran on."""
 
-import os
 import platform
-import socket
 import subprocess
-from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
@@ -20,24 +17,6 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             found[f"version.{package}"] = "not installed"
     return found
-
-
-def process() -> dict[str, str]:
-    """The machine and the process that a run is worked on by, as tags."""
-    return {"process.host": socket.gethostname(), "process.id": str(os.getpid())}
-
-
-def still_working(tags: Mapping[str, str]) -> bool | None:
-    """Whether the process that tagged a run is alive; None where another machine must say."""
-    if tags.get("process.host") != socket.gethostname():
-        return None
-    try:
-        os.kill(int(tags["process.id"]), 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # alive, and another user's
-        return True
-    return True
 
 
 def git_state() -> dict[str, str]:

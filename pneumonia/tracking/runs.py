@@ -1,4 +1,4 @@
-"""Runs: starting or joining one, and what is logged to it."""
+"""Runs: starting, joining or continuing one, and what is logged to it."""
 
 import io
 import json
@@ -7,8 +7,8 @@ import math
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,19 @@ import torch
 from matplotlib.figure import Figure
 from mlflow.data.code_dataset_source import CodeDatasetSource
 from mlflow.data.meta_dataset import MetaDataset
-from mlflow.entities import DatasetInput, InputTag, Metric, Param
+from mlflow.entities import DatasetInput, InputTag
 from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
+from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
 from pneumonia.data.dataset import DataSet
-from pneumonia.errors import TrackingError
-from pneumonia.tracking.provenance import git_state, process, versions
+from pneumonia.errors import TrackingError, UsageError
+from pneumonia.processes import described, still_works, this_process
+from pneumonia.tracking.local_state import LocalState
+from pneumonia.tracking.outbox import Entry, outbox
+from pneumonia.tracking.provenance import git_state, versions
+from pneumonia.tracking.store import chosen_experiment_id
 
 log = logging.getLogger(__name__)
 
@@ -34,78 +39,109 @@ CHECKPOINT = "checkpoints/best.pt"
 class Run:
     """One MLflow run, written to by its id, so that parent and children never mix.
 
-    A run that is continued has some of its metrics already; none is logged twice for one step.
+    While the tracking store is away, what is logged waits on disk. A run that is continued has
+    some of its metrics already; none is logged twice for one step.
     """
 
     def __init__(self, run: MlflowRun, *, continued: bool = False) -> None:
-        self.client = mlflow.MlflowClient()
+        self.outbox = outbox()
         self.continued = continued
-        self._logged_steps: dict[str, set[int]] = {}
         self.id: str = run.info.run_id
         self.name: str = run.info.run_name
         self.experiment_id: str = run.info.experiment_id
+        self.status: str = run.info.status
+        self.tags: dict[str, str] = dict(run.data.tags)
+        self.local = LocalState(self.id)
+        self._parameters = set(run.data.params)
+        self._logged_steps: dict[str, set[int]] = {}
 
     def log_parameters(self, parameters: Mapping[str, Any]) -> None:
         """Log parameters the run does not have yet: ``mlflow run`` logged some as typed."""
-        known = self.client.get_run(self.id).data.params
-        new = [Param(key, str(value)) for key, value in parameters.items() if key not in known]
-        self.client.log_batch(self.id, params=new)
+        new = {k: str(v) for k, v in parameters.items() if k not in self._parameters}
+        self._parameters |= new.keys()
+        if new:
+            self.outbox.send(self.id, Entry("parameters", new))
 
-    def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
-        """Log metrics of one step in one call; those that are not numbers are left out."""
+    def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> bool:
+        """Log metrics of one step in one call; those that are not numbers are left out.
+
+        Returns:
+            Whether there were any that the run did not have yet.
+        """
         now = int(time.time() * 1000)
-        finite = {key: float(value) for key, value in metrics.items() if math.isfinite(value)}
         batch = [
-            Metric(key, value, now, step)
-            for key, value in finite.items()
-            if not (self.continued and step in self._steps_of(key))
+            (key, float(value), now, step)
+            for key, value in metrics.items()
+            if math.isfinite(value) and not (self.continued and step in self._steps_of(key))
         ]
-        self.client.log_batch(self.id, metrics=batch)
+        if batch:
+            self.outbox.send(self.id, Entry("metrics", {"metrics": batch}))
+        return bool(batch)
 
     def _steps_of(self, key: str) -> set[int]:
         """Steps at which a metric was logged before this process took the run up."""
         if key not in self._logged_steps:
-            history = self.client.get_metric_history(self.id, key)
+            client = self.outbox.client
+            history = self.outbox.ask(lambda: client.get_metric_history(self.id, key))
             self._logged_steps[key] = {entry.step for entry in history}
         return self._logged_steps[key]
 
-    def log_epoch(self, epoch: Mapping[str, float]) -> None:
-        """Log one epoch's metrics under its number."""
+    def log_epoch(self, epoch: Mapping[str, float]) -> bool:
+        """Log one epoch's metrics under its number, unless the run has them already."""
         metrics = {key: value for key, value in epoch.items() if key != "epoch"}
-        self.log_metrics(metrics, step=int(epoch["epoch"]))
+        return self.log_metrics(metrics, step=int(epoch["epoch"]))
 
     def log_figure(self, figure: Figure, name: str) -> None:
         """Log a figure as ``figures/NAME.png``."""
-        self.client.log_figure(self.id, figure, f"figures/{name}.png")
+        drawn = io.BytesIO()
+        figure.savefig(drawn, format="png")
+        self.log_file(f"figures/{name}.png", drawn.getvalue())
 
     def log_text(self, text: str, path: str) -> None:
         """Log a text file."""
-        self.client.log_text(self.id, text, path)
+        self.log_file(path, text.encode("utf-8"))
+
+    def log_file(self, path: str, content: bytes) -> None:
+        """Log a file under a path of the run's artifacts."""
+        self.outbox.send(self.id, Entry.artifact(path, content))
 
     def log_checkpoint(
         self, state: Mapping[str, torch.Tensor], class_names: tuple[str, str]
     ) -> None:
         """Log a state dict, with the index of each class beside it."""
         indices = {name: index for index, name in enumerate(class_names)}
-        with tempfile.TemporaryDirectory() as folder:
-            torch.save(dict(state), Path(folder) / "best.pt")
-            (Path(folder) / "class_indices.json").write_text(json.dumps(indices), encoding="utf-8")
-            self.client.log_artifacts(self.id, folder, "checkpoints")
+        content = io.BytesIO()
+        torch.save(dict(state), content)
+        self.log_file("checkpoints/class_indices.json", json.dumps(indices).encode())
+        self.log_file(CHECKPOINT, content.getvalue())
 
     def read_checkpoint(self) -> dict[str, torch.Tensor]:
-        """Read back the logged state dict."""
+        """Read back the logged state dict.
+
+        Raises:
+            TrackingError: The tracking store does not come back.
+        """
+        client = self.outbox.client
+        self.outbox.flush(wait=True)
         with tempfile.TemporaryDirectory() as folder:
-            path = self.client.download_artifacts(self.id, CHECKPOINT, folder)
+            path = self.outbox.ask(lambda: client.download_artifacts(self.id, CHECKPOINT, folder))
             content = io.BytesIO(Path(path).read_bytes())
         state: dict[str, torch.Tensor] = torch.load(content, "cpu", weights_only=True)
         return state
+
+    def has_checkpoint(self) -> bool:
+        """Whether a state dict is logged."""
+        client = self.outbox.client
+        listed = self.outbox.ask(lambda: client.list_artifacts(self.id, "checkpoints"))
+        return any(item.path == CHECKPOINT for item in listed)
 
     def drop_checkpoint(self) -> None:
         """Remove the logged state dict of a run that is not the winner."""
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-        uri = self.client.get_run(self.id).info.artifact_uri
-        get_artifact_repository(uri).delete_artifacts("checkpoints")
+        client = self.outbox.client
+        uri = self.outbox.ask(lambda: client.get_run(self.id)).info.artifact_uri
+        self.outbox.ask(lambda: get_artifact_repository(uri).delete_artifacts("checkpoints"))
 
     def log_data_set(self, data: DataSet) -> None:
         """Log each role's images as a dataset input with its digest, and the counts."""
@@ -116,7 +152,7 @@ class Run:
             entity = images._to_mlflow_entity()  # noqa: SLF001 - the client takes entities only
             context = InputTag(MLFLOW_DATASET_CONTEXT, "training" if role == "train" else role)
             inputs.append(DatasetInput(entity, [context]))
-        self.client.log_inputs(self.id, inputs)
+        self.outbox.ask(lambda: self.outbox.client.log_inputs(self.id, inputs))
         self.log_parameters({f"data/{key}": value for key, value in data.counts().items()})
         self.log_parameters({"data/digest": data.digest})
         self.tag({"data.digest": data.digest})
@@ -124,67 +160,99 @@ class Run:
 
     def tag(self, tags: Mapping[str, str]) -> None:
         """Set tags."""
-        for key, value in tags.items():
-            self.client.set_tag(self.id, key, value)
+        self.tags |= tags
+        self.outbox.send(self.id, Entry("tags", dict(tags)))
 
     def describe(self, markdown: str) -> None:
         """Set the description shown on top of the run's page."""
-        self.client.set_tag(self.id, "mlflow.note.content", markdown)
+        self.tag({"mlflow.note.content": markdown})
 
-    def end(self, status: str, state: str) -> None:
-        """End the run with MLflow's status and our own ``trial.state``."""
-        self.tag({"trial.state": state})
-        self.client.set_terminated(self.id, status)
+    def end(self, status: str, state: str = "") -> None:
+        """End the run with MLflow's status, and our own ``trial.state`` where it has one."""
+        if state:
+            self.tag({"trial.state": state})
+        now = int(time.time() * 1000)
+        self.outbox.send(self.id, Entry("status", {"status": status, "end_time": now}))
 
     def child(self, name: str, tags: Mapping[str, str]) -> "Run":
         """Start a child run."""
-        user = self.client.get_run(self.id).data.tags.get("mlflow.user", "")
-        own = {"mlflow.parentRunId": self.id, "mlflow.user": user, **process(), **tags}
-        return Run(self.client.create_run(self.experiment_id, tags=own, run_name=name))
+        user = self.tags.get("mlflow.user", "")
+        own = {"mlflow.parentRunId": self.id, "mlflow.user": user, **this_process(), **tags}
+        client = self.outbox.client
+        created = self.outbox.ask(
+            lambda: client.create_run(self.experiment_id, tags=own, run_name=name)
+        )
+        return Run(created)
 
 
 @contextmanager
-def parent_run(name: str, tags: Mapping[str, str], resumed: str = "") -> Iterator[Run]:
+def parent_run(name: str, tags: Mapping[str, str]) -> Iterator[Run]:
     """Start a run, or join the one that ``mlflow run`` started, and end it as the block ends.
-
-    With ``resumed``, the id of a run that was stopped, that one goes on.
 
     An interrupt ends it as KILLED, an error as FAILED with the reason in the tag ``error``.
 
     Raises:
-        TrackingError: The store stops answering.
+        TrackingError: The store does not answer, or refuses.
     """
+    with ended_with_the_block(start_run(name, tags)) as run:
+        yield run
+
+
+def start_run(name: str, tags: Mapping[str, str]) -> Run:
+    """Start a run, or join the one that ``mlflow run`` started.
+
+    Raises:
+        TrackingError: The store does not answer, or refuses.
+    """
+    client = mlflow.MlflowClient()
     given = os.environ.get("MLFLOW_RUN_ID")
     try:
-        if known := resumed or given:
-            active = mlflow.start_run(run_id=known)
+        if given:
+            client.update_run(given, status="RUNNING", name=name)
+            run = Run(client.get_run(given))
         else:
-            active = mlflow.start_run(run_name=name)
-        run = Run(active, continued=bool(resumed))
-        if resumed:
-            log.info("going on with run %s", resumed)
-        elif given:
-            run.client.update_run(given, name=name)
-            run.name = name
-        else:
-            run.tag({"mlflow.source.name": "pneumonia"})
-        run.tag({**tags, **process(), **versions(), **git_state()})
+            own = resolve_tags({"mlflow.source.name": "pneumonia"})
+            run = Run(client.create_run(chosen_experiment_id(), tags=own, run_name=name))
     except MlflowException as error:
-        mlflow.end_run("FAILED")
         raise TrackingError(f"cannot start a run: {str(error).splitlines()[0]}") from None
+    run.tag({**tags, **this_process(), **versions(), **git_state()})
+    return run
+
+
+@contextmanager
+def ended_with_the_block(run: Run, shared: Callable[[], bool] = lambda: False) -> Iterator[Run]:
+    """End a run as the block ends: FINISHED, KILLED by an interrupt, or FAILED by an error.
+
+    Args:
+        run: The run.
+        shared: Whether other processes go on with the run, which then does not end.
+
+    Raises:
+        TrackingError: The store refuses something, or does not come back.
+    """
     try:
         yield run
     except KeyboardInterrupt:
-        mlflow.end_run("KILLED")
+        if not shared():
+            run.end("KILLED")
+        run.outbox.flush()
         raise
     except BaseException as error:
-        with suppress(MlflowException):  # where the store itself has failed, this fails too
+        if not shared():
             run.tag({"error": f"{type(error).__name__}: {error}"[:5000]})
-            mlflow.end_run("FAILED")
+            run.end("FAILED")
+        run.outbox.flush()
         if isinstance(error, MlflowException):
             raise TrackingError(f"logging failed: {str(error).splitlines()[0]}") from error
         raise
-    mlflow.end_run("FINISHED")
+    if not shared():
+        run.end("FINISHED")
+    if not run.outbox.flush(wait=True):
+        raise TrackingError(
+            f"the tracking store {mlflow.get_tracking_uri()!r} has not come back: what is to be "
+            "logged is kept on disk; 'pneumonia sync' delivers it when the store answers"
+        )
+    run.local.remove()
 
 
 def find_run(run_id: str) -> Run:
@@ -193,16 +261,41 @@ def find_run(run_id: str) -> Run:
     Raises:
         TrackingError: There is none.
     """
+    store = outbox()
     try:
-        return Run(mlflow.MlflowClient().get_run(run_id))
+        return Run(store.ask(lambda: store.client.get_run(run_id)))
     except MlflowException as error:
         raise TrackingError(f"no run {run_id!r}: {str(error).splitlines()[0]}") from None
 
 
-def take_up(run_id: str) -> Run:
-    """Go on with a run whose process has died."""
-    client = mlflow.MlflowClient()
-    client.update_run(run_id, status="RUNNING")
-    run = Run(client.get_run(run_id), continued=True)
-    run.tag(process())
+def read_text(run_id: str, path: str) -> str | None:
+    """A text file of a run's artifacts; None where there is no such run or file."""
+    store = outbox()
+    try:
+        return str(store.ask(lambda: mlflow.artifacts.load_text(f"runs:/{run_id}/{path}")))
+    except MlflowException:
+        return None
+
+
+def continue_run(run_id: str, *, alone: bool = False) -> Run:
+    """Go on with a run that was stopped, or whose process has died.
+
+    Args:
+        run_id: The run.
+        alone: Whether it must be nobody else's, and not finished.
+
+    Raises:
+        TrackingError: There is none, or the store does not answer.
+        UsageError: The run has ended well, or another process works on it.
+    """
+    store = outbox()
+    found = find_run(run_id)
+    if alone and found.status == "FINISHED":
+        raise UsageError(f"run {run_id} has ended well: there is nothing to resume")
+    if alone and found.status == "RUNNING" and still_works(found.tags):
+        raise UsageError(f"run {run_id} is at work, in {described(found.tags)}: let it")
+    store.adopt(run_id)
+    store.ask(lambda: store.client.update_run(run_id, status="RUNNING"))
+    run = Run(store.ask(lambda: store.client.get_run(found.id)), continued=True)
+    run.tag({**this_process(), "error": ""} if "error" in run.tags else this_process())
     return run

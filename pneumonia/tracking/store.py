@@ -72,6 +72,16 @@ def choose_experiment(name: str) -> None:
         ) from None
 
 
+def tracking_uri() -> str:
+    """The store chosen by ``connect``."""
+    return str(mlflow.get_tracking_uri())
+
+
+def chosen_experiment_id() -> str:
+    """Identifier of the experiment chosen last; the default one where none was."""
+    return str(mlflow.tracking.fluent._get_experiment_id())  # noqa: SLF001 - MLflow has no other
+
+
 def create_once(database: Path, create: Callable[[Path], None]) -> None:
     """Create an sqlite database under a lock: several processes at once would corrupt it.
 

@@ -1,5 +1,6 @@
 """The training loop."""
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from pneumonia.training.interruption import StoppedBetweenBatches, noting_interr
 from pneumonia.training.optimisation import averaged, build_optimizer, build_schedule, loss_weights
 from pneumonia.training.settings import TrainingSettings
 from pneumonia.training.state import Checkpoint, Epoch, TrainingState
+
+log = logging.getLogger(__name__)
 
 OnEpoch = Callable[[Epoch], None]
 
@@ -109,6 +112,8 @@ def _train(
     state, remarks = _begin(settings, engine, len(training) // settings.batch_size)
     if checkpoint is not None:
         checkpoint.restore(state)
+    if state.history or state.losses:
+        log.info("going on after epoch %d, batch %d", len(state.history), len(state.losses))
     for finished in state.history:
         on_epoch(finished)
 

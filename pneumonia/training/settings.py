@@ -1,8 +1,12 @@
 """The settings of one training run: what an experiment file fixes and a search varies."""
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from pneumonia.checking import check_fields
+
+if TYPE_CHECKING:
+    from pneumonia.data.preprocessing import Preprocessing
 
 METRICS = {
     "auc": True,
@@ -103,6 +107,13 @@ class TrainingSettings:
     def __post_init__(self) -> None:
         """Refuse values no run could use (UsageError)."""
         check_fields(self)
+
+    @property
+    def preprocessing(self) -> "Preprocessing":
+        """How images are decoded for the network."""
+        from pneumonia.data.preprocessing import Preprocessing  # slow, and options need no torch
+
+        return Preprocessing(self.image_size, self.resize)
 
     @property
     def higher_is_better(self) -> bool:

@@ -1,0 +1,33 @@
+"""What is done before training starts: all that may fail fails here."""
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pneumonia.cli.group import progress
+
+if TYPE_CHECKING:
+    from pneumonia.data.dataset import DataSet
+    from pneumonia.search.experiment import Experiment
+
+
+def load_data(experiment: "Experiment") -> "DataSet":
+    """Check the device, and find, decode and split the images; say what is about to run."""
+    from pneumonia.checking import as_parameters
+    from pneumonia.data.dataset import load_data_set
+    from pneumonia.data.settings import DEMO
+    from pneumonia.tracking.store import tracking_uri
+    from pneumonia.training.device import choose_engine
+
+    training = experiment.training
+    engine = choose_engine(training.device, training.precision)
+    if experiment.data.data == DEMO:
+        click.echo("No --data given: using synthetic X-rays, made on the spot.", err=True)
+    loaded = load_data_set(experiment.data, training.preprocessing, progress("preparing"))
+    click.echo(f"experiment {experiment.name}, tracked in {tracking_uri()}", err=True)
+    settings: dict[str, Any] = {**as_parameters(experiment.data), **as_parameters(training)}
+    for key, value in settings.items():
+        click.echo(f"  {key} = {value}", err=True)
+    click.echo(f"  running on {engine.device} in {engine.precision}", err=True)
+    click.echo(f"{loaded.root}\n{loaded.report()}", err=True)
+    return loaded

@@ -1,0 +1,31 @@
+"""Conducting a search: this process works on the study until the study has its winner."""
+
+from pneumonia.data.cache import Progress
+from pneumonia.data.dataset import DataSet
+from pneumonia.search.invocation import Invocation
+from pneumonia.search.opening import Search
+from pneumonia.search.outcome import Outcome
+from pneumonia.search.winner import finish
+from pneumonia.search.worker import Worker
+from pneumonia.tracking.runs import ended_with_the_block
+
+
+def conduct(
+    search: Search, invocation: Invocation, data: DataSet, progress: Progress | None = None
+) -> Outcome | None:
+    """Train trials until the study has none left; then see to its winner.
+
+    Returns:
+        The outcome; None where the time is over and other workers go on.
+
+    Raises:
+        KeyboardInterrupt: The present trial was put back into the queue.
+        TrainingError: No trial completed.
+        TrackingError: The tracking store went away and did not come back.
+    """
+    queue = search.queue
+    with ended_with_the_block(search.run, shared=lambda: bool(queue.running())):
+        Worker(search.run, invocation, data, queue, progress).work()
+        if queue.unsettled():
+            return None
+        return finish(search.run, invocation, data, queue, search.claims, progress)

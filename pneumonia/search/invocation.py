@@ -1,0 +1,106 @@
+"""How a run was invoked: all that it takes to go on with it, kept with the run."""
+
+import json
+import uuid
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pneumonia.checking import as_parameters
+from pneumonia.data.settings import DEMO, DataSettings
+from pneumonia.errors import UsageError
+from pneumonia.search.experiment import Experiment
+from pneumonia.search.space import Dimension
+from pneumonia.search.study import SearchSettings
+from pneumonia.tracking.local_state import LocalState
+from pneumonia.tracking.runs import Run, read_text
+from pneumonia.tracking.store import tracking_uri
+from pneumonia.training.settings import TrainingSettings
+
+_FILE = "invocation.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Invocation:
+    """A resolved ``pneumonia train``.
+
+    Attributes:
+        experiment: What to run.
+        search: How to search.
+        registering: Whether to register the winner.
+    """
+
+    experiment: Experiment
+    search: SearchSettings
+    registering: bool
+
+    @property
+    def searching(self) -> bool:
+        """Whether it is a search, not one training run."""
+        return bool(self.search.study)
+
+    def named(self) -> "Invocation":
+        """Make it a search, and give its study a name where the user gave none."""
+        name = self.search.study or f"{self.experiment.name}-{uuid.uuid4().hex[:8]}"
+        return replace(self, search=replace(self.search, study=name))
+
+    def keep(self, run: Run) -> None:
+        """Keep it with the run: on this machine, and in the run's artifacts for others."""
+        experiment = self.experiment
+        data = {**as_parameters(experiment.data)}
+        if data["data"] != DEMO:
+            data["data"] = str(Path(data["data"]).absolute())
+        content = {
+            "tracking_uri": tracking_uri(),
+            "experiment": {
+                "name": experiment.name,
+                "training": as_parameters(experiment.training),
+                "data": data,
+                "space": {key: asdict(value) for key, value in experiment.space.items()},
+            },
+            "search": asdict(self.search),
+            "registering": self.registering,
+        }
+        run.local.write_invocation(content)
+        run.log_text(json.dumps(content, indent=1), _FILE)
+
+
+def kept_tracking_uri(run_id: str) -> str | None:
+    """Where a run is tracked, as far as this machine knows."""
+    kept = LocalState(run_id).read_invocation()
+    return str(kept["tracking_uri"]) if kept else None
+
+
+def invocation_of(run_id: str) -> Invocation:
+    """How a run was invoked.
+
+    Raises:
+        UsageError: The run is none of ``pneumonia train``.
+    """
+    content = LocalState(run_id).read_invocation() or _stored(run_id)
+    experiment = content["experiment"]
+    space = {
+        key: Dimension(**{**value, "choices": tuple(value["choices"])})
+        for key, value in experiment["space"].items()
+    }
+    return Invocation(
+        Experiment(
+            experiment["name"],
+            TrainingSettings(**experiment["training"]),
+            DataSettings(**experiment["data"]),
+            space,
+        ),
+        SearchSettings(**content["search"]),
+        content["registering"],
+    )
+
+
+def _stored(run_id: str) -> dict[str, Any]:
+    text = read_text(run_id, _FILE)
+    if text is None:
+        raise UsageError(
+            f"run {run_id!r} cannot be resumed: it was not begun by 'pneumonia train', or is in "
+            "another store (see --tracking-uri)"
+        )
+    stored: dict[str, Any] = json.loads(text)
+    return stored

@@ -1,0 +1,154 @@
+"""The winner of a study: chosen by validation, scored, logged and registered once."""
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+
+import optuna
+import torch
+from optuna.trial import FrozenTrial, TrialState
+
+from pneumonia.data.cache import Progress
+from pneumonia.data.dataset import DataSet
+from pneumonia.errors import TrainingError
+from pneumonia.evaluation.study_figures import optimisation_history, parameter_importance
+from pneumonia.search.invocation import Invocation
+from pneumonia.search.outcome import Outcome, describe, log_outcome
+from pneumonia.search.queue import TrialQueue, first_number, reason_of, state_of
+from pneumonia.search.study import trials_table
+from pneumonia.tracking.runs import Run, find_run
+from pneumonia.training.loop import Trained, build_network
+from pneumonia.training.settings import TrainingSettings
+
+log = logging.getLogger(__name__)
+
+_OUTCOME = "outcome"
+
+
+def finish(
+    run: Run,
+    invocation: Invocation,
+    data: DataSet,
+    queue: TrialQueue,
+    claims: TrialQueue,
+    progress: Progress | None = None,
+) -> Outcome:
+    """Log the winner, or wait until the worker that does so has.
+
+    Args:
+        run: The search's run, which ends with its winner.
+        invocation: What was searched.
+        data: The data.
+        queue: The study's trials.
+        claims: A queue with one trial, which whoever takes it may log the winner by; so that one
+            worker does, and another if that one dies.
+        progress: Called while images are decoded.
+
+    Raises:
+        TrainingError: No trial completed.
+        TrackingError: The tracking store went away and did not come back.
+    """
+    while not (known := queue.study.user_attrs.get(_OUTCOME)):
+        claims.recover()
+        claim = claims.take()
+        if claim is None:
+            time.sleep(0.5)
+            continue
+        with claims.beating(claim):
+            try:
+                outcome = _log_winner(run, invocation, data, queue, progress)
+            except BaseException:
+                claims.give_back(claim)
+                raise
+            run.end("FINISHED", "complete")
+            run.outbox.flush(wait=True)
+            queue.study.set_user_attr(_OUTCOME, outcome.as_json())
+            claims.study.tell(claim, queue.study.best_value, skip_if_finished=True)
+    return Outcome.from_json(known)
+
+
+def outcome_of(study: optuna.Study) -> Outcome | None:
+    """What the study came to, once its winner is logged."""
+    known = study.user_attrs.get(_OUTCOME)
+    return Outcome.from_json(known) if known else None
+
+
+def reopen(study: optuna.Study) -> None:
+    """Forget the outcome: the study goes on."""
+    study.set_user_attr(_OUTCOME, None)
+
+
+def _log_winner(
+    run: Run, invocation: Invocation, data: DataSet, queue: TrialQueue, progress: Progress | None
+) -> Outcome:
+    experiment, trials = invocation.experiment, queue.trials()
+    complete = [t for t in trials if t.state == TrialState.COMPLETE]
+    if not complete:
+        reasons = [reason_of(t) or state_of(t) for t in trials]
+        raise TrainingError(f"no trial of {len(trials)} completed: {reasons[-1]}")
+    # A worker that died here may have logged a part of this: nothing of it is logged twice.
+    run.continued = True
+    winner = queue.study.best_trial
+    settings = replace(experiment.training, **winner.params)
+    child = find_run(winner.user_attrs["run_id"])
+    number = str(first_number(winner))
+    run.tag({"winner.run_id": child.id, "winner.trial": number})
+    run.log_parameters({f"winner/{key}": value for key, value in winner.params.items()})
+    trained = _trained(child, settings, winner)
+    for epoch in trained.history:
+        curve = {
+            f"winner/{key.replace('/', '_')}": value
+            for key, value in epoch.items()
+            if key.startswith(("train/", "val/"))
+        }
+        run.log_metrics(curve, step=int(epoch["epoch"]))
+    _log_figures(run, queue.study, trials, settings)
+    images = data.open(settings.preprocessing, progress)
+    outcome = log_outcome(run, data, images, settings, trained, registering=invocation.registering)
+    states = Counter(map(state_of, trials))
+    counts = ", ".join(f"{count} {state}" for state, count in states.items())
+    table = trials_table(queue.study, list(experiment.space), run.experiment_id)
+    run.describe(
+        describe(settings, data, trained, outcome)
+        + f"\nTrial {number} won among {counts}.\n\n{table}"
+    )
+    if invocation.search.keep_checkpoints == "winner":
+        _drop_checkpoints([t for t in complete if t.number != winner.number])
+    return outcome
+
+
+def _trained(child: Run, settings: TrainingSettings, winner: FrozenTrial) -> Trained:
+    """The winner as its training left it, from its checkpoint."""
+    network = build_network(settings)
+    network.load_state_dict(child.read_checkpoint())
+    network.to(memory_format=torch.channels_last)
+    attributes = winner.user_attrs
+    return Trained(network.eval(), attributes["history"], attributes["best_epoch"], [])
+
+
+def _drop_checkpoints(losers: list[FrozenTrial]) -> None:
+    """Remove what two workers that led at the same moment both left."""
+    for trial in losers:
+        child = find_run(trial.user_attrs["run_id"])
+        if child.has_checkpoint():
+            child.drop_checkpoint()
+
+
+def _log_figures(
+    run: Run, study: optuna.Study, trials: list[FrozenTrial], settings: TrainingSettings
+) -> None:
+    metric = f"val/{settings.metric}"
+    figure = optimisation_history(
+        [t.value if t.state == TrialState.COMPLETE else None for t in trials],
+        [state_of(t) for t in trials],
+        metric=metric,
+        maximize=settings.higher_is_better,
+    )
+    run.log_figure(figure, "optimisation_history")
+    complete = [t for t in trials if t.state == TrialState.COMPLETE]
+    importances: Mapping[str, float] = {}
+    if len(complete) > 3 and len({t.value for t in complete}) > 1:
+        importances = optuna.importance.get_param_importances(study)
+    run.log_figure(parameter_importance(importances, metric=metric), "parameter_importance")

@@ -1,0 +1,114 @@
+"""What a run keeps on this machine until it has ended well.
+
+A folder a run: the checkpoint of its training, how it was invoked, and what could not be logged
+yet. A shared folder, named by ``PNEUMONIA_STATE``, lets one machine go on where another stopped.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from pneumonia.errors import TrackingError, UsageError
+
+
+def state_folder() -> Path:
+    """Where runs keep their state: ``PNEUMONIA_STATE``, else the user's state folder (XDG)."""
+    if chosen := os.environ.get("PNEUMONIA_STATE"):
+        return Path(chosen).absolute()
+    home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(home) / "pneumonia"
+
+
+@dataclass(frozen=True, slots=True)
+class LocalState:
+    """The folder of one run.
+
+    Attributes:
+        run_id: The run.
+    """
+
+    run_id: str
+
+    @property
+    def folder(self) -> Path:
+        """Where it is; it need not exist."""
+        return state_folder() / "runs" / self.run_id
+
+    @property
+    def checkpoint(self) -> Path:
+        """The file that training is continued from."""
+        return self.folder / "checkpoint.pt"
+
+    @property
+    def outbox(self) -> Path:
+        """The folder of what could not be logged yet."""
+        return self.folder / "outbox"
+
+    @property
+    def invocation(self) -> Path:
+        """The file that says how the run was invoked."""
+        return self.folder / "invocation.json"
+
+    def write_invocation(self, invocation: Mapping[str, Any]) -> None:
+        """Keep how the run was invoked.
+
+        Raises:
+            TrackingError: The folder cannot be written to.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            whole = self.invocation.with_suffix(".tmp")
+            whole.write_text(json.dumps(invocation, indent=1), encoding="utf-8")
+            whole.replace(self.invocation)
+        except OSError as error:
+            raise TrackingError(
+                f"cannot write to {str(self.folder)!r} ({error.strerror}): free some disk, or set "
+                "PNEUMONIA_STATE to another folder"
+            ) from None
+
+    def read_invocation(self) -> dict[str, Any] | None:
+        """How the run was invoked; None where that is not known on this machine."""
+        try:
+            kept: dict[str, Any] = json.loads(self.invocation.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return kept
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other processes of this machine from working on the run within the block.
+
+        Raises:
+            UsageError: One does already.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.folder / "lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise UsageError(f"another process works on run {self.run_id} already") from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def remove(self) -> None:
+        """Forget the run, unless something is still to be logged."""
+        self.checkpoint.unlink(missing_ok=True)
+        if not self.outbox.is_dir() or not any(self.outbox.iterdir()):
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def kept_runs() -> list[LocalState]:
+    """Every run that keeps something on this machine."""
+    folder = state_folder() / "runs"
+    if not folder.is_dir():
+        return []
+    return [LocalState(entry.name) for entry in sorted(folder.iterdir()) if entry.is_dir()]

@@ -1,0 +1,248 @@
+"""Logging that outlives the tracking store: what cannot be delivered waits on disk, in order.
+
+While the store answers, everything goes straight to it. When it does not, training goes on: each
+thing to log becomes a file in the run's state folder, and delivery is tried again now and then.
+Delivering a thing twice changes nothing, since metrics carry the time they were taken at: a store
+that failed after writing and before answering does no harm.
+"""
+
+import functools
+import json
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import mlflow
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+
+from pneumonia.errors import TrackingError
+from pneumonia.tracking.local_state import LocalState
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_OUTAGES = {"TEMPORARILY_UNAVAILABLE", "INTERNAL_ERROR", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED"}
+_LONGEST_PAUSE = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One thing to log to a run.
+
+    Attributes:
+        kind: ``metrics``, ``parameters``, ``tags``, ``artifact`` or ``status``.
+        content: What JSON can hold of it.
+        file: The bytes of an artifact.
+    """
+
+    kind: str
+    content: dict[str, Any]
+    file: bytes = b""
+
+    @classmethod
+    def artifact(cls, path: str, file: bytes) -> "Entry":
+        """A file to store under a path of the run's artifacts."""
+        return cls("artifact", {"path": path}, file)
+
+    def write(self, path: Path) -> None:
+        """Keep it as ``path``, whole or not at all, with the bytes of an artifact beside it."""
+        if self.file:
+            path.with_suffix(".bin").write_bytes(self.file)
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps([self.kind, self.content]), encoding="utf-8")
+        partial.replace(path)
+
+    @classmethod
+    def read(cls, path: Path) -> "Entry":
+        """Read back what was kept."""
+        kind, content = json.loads(path.read_text(encoding="utf-8"))
+        file = path.with_suffix(".bin")
+        return cls(kind, content, file.read_bytes() if file.exists() else b"")
+
+    @staticmethod
+    def remove(path: Path) -> None:
+        """Remove what was delivered."""
+        path.unlink()
+        path.with_suffix(".bin").unlink(missing_ok=True)
+
+
+def is_outage(error: Exception) -> bool:
+    """Whether an error says that the store is away, and not that it refuses."""
+    if isinstance(error, MlflowException):
+        return error.error_code in _OUTAGES
+    return isinstance(error, OSError)  # as requests' errors are
+
+
+class Outbox:
+    """Delivers entries in order, run by run, now or when the store is back."""
+
+    def __init__(self) -> None:
+        self.client = mlflow.MlflowClient()
+        self._waiting: set[str] = set()
+        self._pause = 0.0
+        self._next_try = 0.0
+
+    def send(self, run_id: str, entry: Entry) -> None:
+        """Deliver an entry, or keep it until the store answers.
+
+        Raises:
+            TrackingError: The store refuses the entry, or the disk to keep it on is full.
+        """
+        if self._pause or run_id in self._waiting:
+            self._keep(run_id, entry)
+            if time.monotonic() >= self._next_try:
+                self.flush()
+            return
+        try:
+            self._deliver(run_id, entry)
+        except Exception as error:
+            if not is_outage(error):
+                raise
+            self._away(error)
+            self._keep(run_id, entry)
+
+    def ask(self, question: Callable[[], T]) -> T:
+        """Do what needs the store's answer, and wait for it as long as patience lasts.
+
+        Raises:
+            TrackingError: The store did not come back.
+        """
+        deadline = time.monotonic() + patience()
+        while True:
+            try:
+                answer = question()
+            except Exception as error:
+                if not is_outage(error):
+                    raise
+                self._away(error)
+                if time.monotonic() + self._pause > deadline:
+                    raise TrackingError(
+                        f"the tracking store {mlflow.get_tracking_uri()!r} has not come back: "
+                        f"{_first_line(error)}"
+                    ) from error
+                time.sleep(self._pause)
+            else:
+                self._back()
+                return answer
+
+    def flush(self, *, wait: bool = False) -> bool:
+        """Try to deliver what waits; with ``wait``, as long as patience lasts.
+
+        Returns:
+            Whether nothing waits any more.
+        """
+        deadline = time.monotonic() + (patience() if wait else 0)
+        while self._waiting:
+            try:
+                for run_id in sorted(self._waiting):
+                    deliver_kept(run_id, self._deliver)
+                    self._waiting.discard(run_id)
+                self._back()
+            except Exception as error:
+                if not is_outage(error):
+                    raise
+                self._away(error)
+                if time.monotonic() + self._pause > deadline:
+                    return False
+                time.sleep(self._pause)
+        return True
+
+    def adopt(self, run_id: str) -> None:
+        """Take over what another process could not deliver for a run."""
+        if kept_entries(run_id):
+            self._waiting.add(run_id)
+            self.flush()
+
+    def _keep(self, run_id: str, entry: Entry) -> None:
+        folder = LocalState(run_id).outbox
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            names = kept_entries(run_id)
+            number = int(names[-1].stem) + 1 if names else 1
+            entry.write(folder / f"{number:06}.json")
+        except OSError as error:
+            raise TrackingError(
+                f"the tracking store is away, and what it should hold cannot be kept in "
+                f"{str(folder)!r} ({error.strerror}): free some disk"
+            ) from error
+        self._waiting.add(run_id)
+
+    def _deliver(self, run_id: str, entry: Entry) -> None:
+        content = entry.content
+        match entry.kind:
+            case "metrics":
+                self.client.log_batch(run_id, metrics=[Metric(*m) for m in content["metrics"]])
+            case "parameters":
+                self.client.log_batch(run_id, params=[Param(k, v) for k, v in content.items()])
+            case "tags":
+                self.client.log_batch(run_id, tags=[RunTag(k, v) for k, v in content.items()])
+            case "status":
+                self.client.set_terminated(run_id, content["status"], content["end_time"])
+            case "artifact":
+                path = Path(content["path"])
+                with tempfile.TemporaryDirectory() as folder:
+                    file = Path(folder) / path.name
+                    file.write_bytes(entry.file)
+                    parent = "" if str(path.parent) == "." else str(path.parent)
+                    self.client.log_artifact(run_id, str(file), parent or None)
+
+    def _away(self, error: Exception) -> None:
+        if not self._pause:
+            log.warning(
+                "the tracking store %s does not answer (%s): training goes on, and what is logged "
+                "waits on disk until it does",
+                mlflow.get_tracking_uri(),
+                _first_line(error),
+            )
+        self._pause = min(_LONGEST_PAUSE, max(1.0, 2 * self._pause))
+        self._next_try = time.monotonic() + self._pause
+
+    def _back(self) -> None:
+        if self._pause and not self._waiting:
+            log.info("the tracking store answers again, and has all that waited")
+            self._pause = 0.0
+
+
+def patience() -> float:
+    """Seconds to wait for the store where nothing can be done without it."""
+    return float(os.environ.get("PNEUMONIA_PATIENCE", "600"))
+
+
+def kept_entries(run_id: str) -> list[Path]:
+    """The files of what waits to be logged to a run, in order."""
+    return sorted(LocalState(run_id).outbox.glob("*.json"))
+
+
+def deliver_kept(run_id: str, deliver: Callable[[str, Entry], None]) -> int:
+    """Deliver a run's kept entries in order, and remove each that was.
+
+    Returns:
+        How many were delivered.
+    """
+    delivered = 0
+    for file in kept_entries(run_id):
+        deliver(run_id, Entry.read(file))
+        Entry.remove(file)
+        delivered += 1
+    return delivered
+
+
+def outbox() -> Outbox:
+    """The outbox of this process for the store it uses now."""
+    return _outbox_of(mlflow.get_tracking_uri())
+
+
+@functools.cache
+def _outbox_of(_tracking_uri: str) -> Outbox:
+    return Outbox()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0][:300]
