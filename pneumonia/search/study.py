@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ import optuna
 from optuna.exceptions import DuplicatedStudyError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from pneumonia.checking import as_parameters
 from pneumonia.errors import PneumoniaError, UsageError
@@ -135,7 +136,8 @@ def sampler_of(trial_number: int, seed: int) -> optuna.samplers.BaseSampler:
 
 def trials_table(study: optuna.Study, keys: Sequence[str], experiment_id: str) -> str:
     """The best twenty trials, best first, as a Markdown table with links to their runs."""
-    trials = TrialQueue(study, None).trials()
+    every = TrialQueue(study, None).trials()
+    trials = [trial for trial in every if trial.state != TrialState.WAITING]
     sign = -1 if study.direction == optuna.study.StudyDirection.MAXIMIZE else 1
     ranked = sorted(
         trials,
@@ -143,7 +145,7 @@ def trials_table(study: optuna.Study, keys: Sequence[str], experiment_id: str) -
     )
     metric = study.user_attrs["metric"]
     lines = [
-        f"Study `{study.study_name}`",
+        f"Study `{study.study_name}`: {counts_in_words(every)}",
         "",
         f"| trial | state | val {metric} | {' | '.join(keys)} |",
         "|" + "---|" * (len(keys) + 3),
@@ -155,6 +157,12 @@ def trials_table(study: optuna.Study, keys: Sequence[str], experiment_id: str) -
         link = f"[{first_number(trial)}](#/experiments/{experiment_id}/runs/{run_id})"
         lines.append(f"| {link} | {state_of(trial)} | {value} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def counts_in_words(trials: Sequence[FrozenTrial]) -> str:
+    """How many trials are in which state: ``12 complete, 3 pruned, 1 running``."""
+    counts = Counter(map(state_of, trials))
+    return ", ".join(f"{count} {state}" for state, count in counts.items())
 
 
 def open_storage(url: str) -> BaseStorage:

@@ -2,7 +2,6 @@
 
 import logging
 import time
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -17,7 +16,7 @@ from pneumonia.evaluation.study_figures import optimisation_history, parameter_i
 from pneumonia.search.invocation import Invocation
 from pneumonia.search.outcome import Outcome, describe, log_outcome
 from pneumonia.search.queue import TrialQueue, first_number, reason_of, state_of
-from pneumonia.search.study import trials_table
+from pneumonia.search.study import counts_in_words, trials_table
 from pneumonia.tracking.runs import Run, find_run
 from pneumonia.training.loop import Trained, build_network
 from pneumonia.training.settings import TrainingSettings
@@ -107,12 +106,10 @@ def _log_winner(
     _log_figures(run, queue.study, trials, settings)
     images = data.open(settings.preprocessing, progress)
     outcome = log_outcome(run, data, images, settings, trained, registering=invocation.registering)
-    states = Counter(map(state_of, trials))
-    counts = ", ".join(f"{count} {state}" for state, count in states.items())
     table = trials_table(queue.study, list(experiment.space), run.experiment_id)
     run.describe(
         describe(settings, data, trained, outcome)
-        + f"\nTrial {number} won among {counts}.\n\n{table}"
+        + f"\nTrial {number} won among {counts_in_words(trials)}.\n\n{table}"
     )
     if invocation.search.keep_checkpoints == "winner":
         _drop_checkpoints([t for t in complete if t.number != winner.number])

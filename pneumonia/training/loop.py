@@ -109,7 +109,7 @@ def _train(
     checkpoint: Checkpoint | None,
     asked_to_stop: Callable[[], bool],
 ) -> Trained:
-    state, remarks = _begin(settings, engine, len(training) // settings.batch_size)
+    state, remarks = begin(settings, engine, len(training) // settings.batch_size)
     if checkpoint is not None:
         checkpoint.restore(state)
     if state.history or state.losses:
@@ -196,7 +196,7 @@ def _train_epoch(
     }
 
 
-def _begin(
+def begin(
     settings: TrainingSettings, engine: Engine, n_batches: int
 ) -> tuple[TrainingState, list[str]]:
     """Build the network and all that trains it; say what did not match in its initial weights."""

@@ -1,0 +1,74 @@
+"""The cost of the resumable checkpoint that each epoch ends with, as a share of that epoch.
+
+python -m benchmarks.checkpoint --network resnet34 --image-size 128 --images 4037
+"""
+
+import json
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import click
+import torch
+
+from benchmarks.throughput import bare_images_per_second
+from pneumonia.training.device import choose_engine
+from pneumonia.training.loop import begin
+from pneumonia.training.settings import TrainingSettings
+from pneumonia.training.state import Checkpoint
+
+
+@click.command()
+@click.option("--network", default="resnet34", show_default=True)
+@click.option("--image-size", default=128, show_default=True)
+@click.option("--batch-size", default=64, show_default=True)
+@click.option("--images", default=4037, show_default=True, help="Training images of an epoch.")
+@click.option("--steps", default=6, show_default=True, help="Steps that the epoch is told from.")
+@click.option("--repeats", default=5, show_default=True, help="Checkpoints written.")
+def main(
+    network: str, image_size: int, batch_size: int, images: int, steps: int, repeats: int
+) -> None:
+    """Print the seconds a checkpoint and an epoch take, medians, and their ratio, as JSON."""
+    settings = TrainingSettings(network=network, image_size=image_size, batch_size=batch_size)
+    engine = choose_engine("auto", "auto")
+    epoch_seconds = images / bare_images_per_second(settings, engine, steps)
+    state, _ = begin(settings, engine, n_batches=images // batch_size)
+    for group in state.optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = torch.zeros_like(parameter)
+    state.optimizer.step()  # from here on it has moments to keep
+    # The worst case: the best weights are an earlier epoch's, and are written beside the present.
+    state.end_epoch({"val/auc": 0.9}, best=True)
+    state.end_epoch({"val/auc": 0.8}, best=False)
+    seconds = []
+    with tempfile.TemporaryDirectory(dir=Path.home()) as folder:
+        checkpoint = Checkpoint(Path(folder) / "checkpoint.pt", "benchmark")
+        for _ in range(repeats):
+            started = time.perf_counter()
+            checkpoint.save(state)
+            seconds.append(time.perf_counter() - started)
+        size = checkpoint.path.stat().st_size
+    result = {
+        "network": network,
+        "image_size": image_size,
+        "batch_size": batch_size,
+        "device": str(engine.device),
+        "precision": engine.precision,
+        "megabytes": round(size / 1e6, 1),
+        "checkpoint_seconds": statistics.median(seconds),
+        "all_checkpoint_seconds": seconds,
+        "epoch_seconds": epoch_seconds,
+        "ratio": statistics.median(seconds) / epoch_seconds,
+        "limit": 0.02,
+        "torch": torch.__version__,
+        "machine": platform.processor() or platform.machine(),
+    }
+    json.dump(result, sys.stdout, indent=2)
+    click.echo()
+
+
+if __name__ == "__main__":
+    main()
