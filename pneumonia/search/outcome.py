@@ -142,12 +142,22 @@ def log_scores(
     return metrics, intervals
 
 
-def describe(settings: TrainingSettings, data: DataSet, trained: Trained, outcome: Outcome) -> str:
-    """The run's description in Markdown."""
+def describe(
+    settings: TrainingSettings, data: DataSet, trained: Trained, outcome: Outcome, search: str = ""
+) -> str:
+    """The run's description in Markdown; what is most worth knowing first, since UIs fold it.
+
+    Args:
+        settings: The winner's.
+        data: The data.
+        trained: The winner.
+        outcome: What it came to.
+        search: What a search adds to the result.
+    """
     value = trained.best[f"val/{settings.metric}"]
     return (
         f"**{settings.network}** on {data.name}: validation {settings.metric} **{value:.4f}** at "
-        f"epoch {trained.best_epoch} of {len(trained.history)}.\n\n"
+        f"epoch {trained.best_epoch} of {len(trained.history)}.\n\n{search}"
         f"Test, scored once: {in_words(outcome)} (95 % Wilson intervals).\n\n"
         f"Model: `{outcome.model_uri}` ({outcome.verdict}).\n"
     )

@@ -103,14 +103,13 @@ def _log_winner(
             if key.startswith(("train/", "val/"))
         }
         run.log_metrics(curve, step=int(epoch["epoch"]))
-    _log_figures(run, queue.study, trials, settings)
+    importances = importances_of(queue.study)
+    _log_figures(run, trials, importances, settings)
     images = data.open(settings.preprocessing, progress)
     outcome = log_outcome(run, data, images, settings, trained, registering=invocation.registering)
     table = trials_table(queue.study, list(experiment.space), run.experiment_id)
-    run.describe(
-        describe(settings, data, trained, outcome)
-        + f"\nTrial {number} won among {counts_in_words(trials)}.\n\n{table}"
-    )
+    found = f"Trial {number} won among {counts_in_words(trials)}. {in_order(importances)}\n\n"
+    run.describe(describe(settings, data, trained, outcome, found) + f"\n{table}")
     if invocation.search.keep_checkpoints == "winner":
         _drop_checkpoints([t for t in complete if t.number != winner.number])
     return outcome
@@ -133,8 +132,32 @@ def _drop_checkpoints(losers: list[FrozenTrial]) -> None:
             child.drop_checkpoint()
 
 
+def importances_of(study: optuna.Study) -> Mapping[str, float]:
+    """Share of the metric's variation that each parameter explains (fANOVA), most first, 0–1.
+
+    Empty where there are too few complete trials to tell.
+    """
+    values = [t.value for t in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))]
+    if len(values) <= 3 or len(set(values)) == 1:
+        return {}
+    return optuna.importance.get_param_importances(
+        study, evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0)
+    )
+
+
+def in_order(importances: Mapping[str, float]) -> str:
+    """What mattered, in a sentence."""
+    if not importances:
+        return "Too few trials are complete to tell which parameters matter."
+    named = ", ".join(f"{key} {share:.0%}" for key, share in importances.items())
+    return f"What mattered (share of the variation explained): {named}."
+
+
 def _log_figures(
-    run: Run, study: optuna.Study, trials: list[FrozenTrial], settings: TrainingSettings
+    run: Run,
+    trials: list[FrozenTrial],
+    importances: Mapping[str, float],
+    settings: TrainingSettings,
 ) -> None:
     metric = f"val/{settings.metric}"
     figure = optimisation_history(
@@ -144,8 +167,4 @@ def _log_figures(
         maximize=settings.higher_is_better,
     )
     run.log_figure(figure, "optimisation_history")
-    complete = [t for t in trials if t.state == TrialState.COMPLETE]
-    importances: Mapping[str, float] = {}
-    if len(complete) > 3 and len({t.value for t in complete}) > 1:
-        importances = optuna.importance.get_param_importances(study)
     run.log_figure(parameter_importance(importances, metric=metric), "parameter_importance")
