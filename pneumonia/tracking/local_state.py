@@ -102,7 +102,7 @@ class LocalState:
     def remove(self) -> None:
         """Forget the run, unless something is still to be logged."""
         self.checkpoint.unlink(missing_ok=True)
-        if not self.outbox.is_dir() or not any(self.outbox.iterdir()):
+        if not any(self.outbox.glob("*.json")):
             shutil.rmtree(self.folder, ignore_errors=True)
 
 

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import mlflow
+import requests
+from filelock import FileLock
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
@@ -29,6 +31,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _OUTAGES = {"TEMPORARILY_UNAVAILABLE", "INTERNAL_ERROR", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED"}
+_ANSWERS_OF_AN_OUTAGE = {429, *range(500, 600)}
 _LONGEST_PAUSE = 30.0
 
 
@@ -69,7 +72,7 @@ class Entry:
     @staticmethod
     def remove(path: Path) -> None:
         """Remove what was delivered."""
-        path.unlink()
+        path.unlink(missing_ok=True)
         path.with_suffix(".bin").unlink(missing_ok=True)
 
 
@@ -77,7 +80,9 @@ def is_outage(error: Exception) -> bool:
     """Whether an error says that the store is away, and not that it refuses."""
     if isinstance(error, MlflowException):
         return error.error_code in _OUTAGES
-    return isinstance(error, OSError)  # as requests' errors are
+    if isinstance(error, requests.HTTPError) and error.response is not None:
+        return error.response.status_code in _ANSWERS_OF_AN_OUTAGE
+    return isinstance(error, OSError)  # as requests' other errors are
 
 
 class Outbox:
@@ -111,12 +116,15 @@ class Outbox:
     def ask(self, question: Callable[[], T]) -> T:
         """Do what needs the store's answer, and wait for it as long as patience lasts.
 
+        What waits is delivered before, lest the answer ignore it.
+
         Raises:
             TrackingError: The store did not come back.
         """
         deadline = time.monotonic() + patience()
         while True:
             try:
+                self._deliver_waiting()
                 answer = question()
             except Exception as error:
                 if not is_outage(error):
@@ -141,9 +149,7 @@ class Outbox:
         deadline = time.monotonic() + (patience() if wait else 0)
         while self._waiting:
             try:
-                for run_id in sorted(self._waiting):
-                    deliver_kept(run_id, self._deliver)
-                    self._waiting.discard(run_id)
+                self._deliver_waiting()
                 self._back()
             except Exception as error:
                 if not is_outage(error):
@@ -160,13 +166,19 @@ class Outbox:
             self._waiting.add(run_id)
             self.flush()
 
+    def _deliver_waiting(self) -> None:
+        for run_id in sorted(self._waiting):
+            deliver_kept(run_id, self._deliver)
+            self._waiting.discard(run_id)
+
     def _keep(self, run_id: str, entry: Entry) -> None:
         folder = LocalState(run_id).outbox
         try:
             folder.mkdir(parents=True, exist_ok=True)
             names = kept_entries(run_id)
-            number = int(names[-1].stem) + 1 if names else 1
-            entry.write(folder / f"{number:06}.json")
+            # Named by the time, and by the process: workers of one search keep for one run.
+            number = max(time.time_ns(), _number(names[-1]) + 1 if names else 0)
+            entry.write(folder / f"{number:020}-{os.getpid()}.json")
         except OSError as error:
             raise TrackingError(
                 f"the tracking store is away, and what it should hold cannot be kept in "
@@ -223,15 +235,24 @@ def kept_entries(run_id: str) -> list[Path]:
 def deliver_kept(run_id: str, deliver: Callable[[str, Entry], None]) -> int:
     """Deliver a run's kept entries in order, and remove each that was.
 
+    One process at a time does: two would deliver an older entry after a newer one.
+
     Returns:
         How many were delivered.
     """
+    if not kept_entries(run_id):
+        return 0
     delivered = 0
-    for file in kept_entries(run_id):
-        deliver(run_id, Entry.read(file))
-        Entry.remove(file)
-        delivered += 1
+    with FileLock(LocalState(run_id).folder / "delivery.lock"):
+        for file in kept_entries(run_id):
+            deliver(run_id, Entry.read(file))
+            Entry.remove(file)
+            delivered += 1
     return delivered
+
+
+def _number(file: Path) -> int:
+    return int(file.stem.partition("-")[0])
 
 
 def outbox() -> Outbox:
