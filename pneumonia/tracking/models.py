@@ -12,6 +12,7 @@ from typing import Any
 
 import mlflow
 import torch
+from filelock import FileLock
 from mlflow.entities import LoggedModelStatus
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
@@ -21,6 +22,7 @@ from torch import nn
 from pneumonia.data.preprocessing import Preprocessing
 from pneumonia.errors import ModelError, nearest
 from pneumonia.networks.registry import NETWORKS
+from pneumonia.tracking.local_state import state_folder
 from pneumonia.tracking.outbox import is_outage
 from pneumonia.tracking.portable import scoring_source
 from pneumonia.tracking.runs import Run
@@ -104,6 +106,7 @@ def _log_once(
         (folder / "config.json").write_text(json.dumps(asdict(config)), encoding="utf-8")
         (folder / "scoring.py").write_text(scoring_source(config.network), encoding="utf-8")
         # What mlflow.pyfunc.log_model calls, which knows the active run only.
+        mlflow.set_experiment(experiment_id=run.experiment_id)  # it asks for no other
         info = Model.log(
             artifact_path=None,
             flavor=mlflow.pyfunc,
@@ -242,6 +245,22 @@ def _resolve(uri: str) -> tuple[str, str | None]:
 
 
 def _crown(
+    client: Any,
+    name: str,
+    version: str,
+    tags: Mapping[str, str],
+    metric: str,
+    value: float,
+    higher_is_better: bool,
+) -> str:
+    state_folder().mkdir(parents=True, exist_ok=True)
+    # Of two that both beat the champion the worse must not be crowned last; MLflow has no other
+    # means to compare and set at once.
+    with FileLock(state_folder() / "champion.lock"):
+        return _crown_alone(client, name, version, tags, metric, value, higher_is_better)
+
+
+def _crown_alone(
     client: Any,
     name: str,
     version: str,
