@@ -121,7 +121,7 @@ class Checkpoint:
         except (OSError, RuntimeError) as error:  # RuntimeError: torch's own writer
             raise TrainingError(
                 f"cannot write the checkpoint {str(self.path)!r}: {error}. Free some disk, or set "
-                "PNEUMONIA_CHECKPOINTS to another folder"
+                "PNEUMONIA_STATE to another folder"
             ) from error
 
     def restore(self, state: TrainingState) -> None:
@@ -130,6 +130,8 @@ class Checkpoint:
         Raises:
             TrainingError: The file is damaged, or belongs to other settings or data.
         """
+        for left in self.path.parent.glob(f"{self.path.name}.*"):  # by a process that was killed
+            left.unlink(missing_ok=True)
         if not self.path.exists():
             return
         try:
