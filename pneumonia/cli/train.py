@@ -154,7 +154,7 @@ def _search(
 
     training, search = invocation.experiment.training, invocation.search
     name = f"{training.network}-{data.name}-x{search.trials}"
-    tags = {"network": training.network, "kind": "search"}
+    tags = {"network": training.network, "kind": "search", "study": search.study}
     if opening == "resume":
         opened = resume(invocation, data, name, tags, run_id)
     else:

@@ -13,7 +13,7 @@ from pneumonia.search.experiment import Experiment
 from pneumonia.search.space import Dimension
 from pneumonia.search.study import SearchSettings
 from pneumonia.tracking.local_state import LocalState
-from pneumonia.tracking.runs import Run, read_text
+from pneumonia.tracking.runs import Run, end_if_dead, read_text
 from pneumonia.tracking.store import tracking_uri
 from pneumonia.training.settings import TrainingSettings
 
@@ -97,6 +97,11 @@ def invocation_of(run_id: str) -> Invocation:
 
 def _stored(run_id: str) -> dict[str, Any]:
     text = read_text(run_id, _FILE)
+    if text is None and end_if_dead(run_id):
+        raise UsageError(
+            f"run {run_id!r} died before it had said how it was invoked, and is ended as KILLED: "
+            "begin it anew"
+        )
     if text is None:
         raise UsageError(
             f"run {run_id!r} cannot be resumed: it was not begun by 'pneumonia train', or is in "

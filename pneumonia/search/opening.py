@@ -14,6 +14,7 @@ from pneumonia.search.queue import TrialQueue
 from pneumonia.search.single import log_beginning
 from pneumonia.search.space import inside
 from pneumonia.search.study import (
+    RUN,
     WINNER,
     await_ready,
     check_same,
@@ -24,9 +25,8 @@ from pneumonia.search.study import (
     queue_of,
 )
 from pneumonia.search.winner import outcome_of, reopen
-from pneumonia.tracking.runs import Run, continue_run, start_run
-
-_RUN = "run_id"
+from pneumonia.tracking.runs import Run, continue_run, left_running, start_run
+from pneumonia.tracking.store import chosen_experiment_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,9 @@ def resume(
     """
     study = _open(invocation, data)
     if not await_ready(study):
-        run = continue_run(run_id) if run_id else start_run(name, tags)
+        # Its creator may have died before the study could name the run.
+        begun = run_id or left_running(chosen_experiment_id(), {"study": study.study_name})
+        run = continue_run(begun) if begun else start_run(name, tags)
         return _prepare(study, invocation, data, run)
     queue = queue_of(study, invocation.search.storage)
     if outcome_of(study) is None:
@@ -108,6 +110,7 @@ def resume(
             f"study {study.study_name!r} is finished, with {len(queue.trials())} trials: ask for "
             "more with --trials"
         )
+    _sign(study)
     reopen(study)
     return _prepare(study, invocation, data, start_run(name, tags))
 
@@ -121,9 +124,14 @@ def _create(invocation: Invocation, data: DataSet) -> optuna.Study | None:
         )
     study = create_study(experiment, invocation.search, data.digest)
     if study is not None:
-        for key, value in this_process().items():
-            study.set_user_attr(key, value)
+        _sign(study)
     return study
+
+
+def _sign(study: optuna.Study) -> None:
+    """Say who makes the study ready."""
+    for key, value in this_process().items():
+        study.set_user_attr(key, value)
 
 
 def _open(invocation: Invocation, data: DataSet) -> optuna.Study:
@@ -142,19 +150,18 @@ def _prepare(study: optuna.Study, invocation: Invocation, data: DataSet, run: Ru
     invocation.keep(run)
     log_beginning(run, invocation, data)
     run.log_parameters({"experiment": invocation.experiment.name, "trials": search.trials})
-    run.tag({"study": study.study_name})
     queue, claims = queue_of(study, search.storage), _claims(study, run, search.storage)
     claims.fill(1)
     # The experiment's own settings first: a search never ends worse than they are.
     point = inside(invocation.experiment.space, invocation.experiment.training)
     queue.fill(search.trials, first=point)
-    study.set_user_attr(_RUN, run.id)
+    study.set_user_attr(RUN, run.id)
     return Search(run, queue, claims)
 
 
 def _opened(study: optuna.Study, invocation: Invocation) -> Search:
     storage = invocation.search.storage
-    run = continue_run(study.user_attrs[_RUN])
+    run = continue_run(study.user_attrs[RUN])
     return Search(run, queue_of(study, storage), _claims(study, run, storage))
 
 

@@ -206,17 +206,18 @@ def start_run(name: str, tags: Mapping[str, str]) -> Run:
     """
     client = mlflow.MlflowClient()
     given = os.environ.get("MLFLOW_RUN_ID")
+    own = {**tags, **this_process(), **versions(), **git_state()}
     try:
         if given:
             client.update_run(given, status="RUNNING", name=name)
             run = Run(client.get_run(given))
-        else:
-            own = resolve_tags({"mlflow.source.name": "pneumonia"})
-            run = Run(client.create_run(chosen_experiment_id(), tags=own, run_name=name))
+            run.tag(own)
+            return run
+        # All at once: a run whose process dies right now must say whose it was.
+        own |= resolve_tags({"mlflow.source.name": "pneumonia"})
+        return Run(client.create_run(chosen_experiment_id(), tags=own, run_name=name))
     except MlflowException as error:
         raise TrackingError(f"cannot start a run: {str(error).splitlines()[0]}") from None
-    run.tag({**tags, **this_process(), **versions(), **git_state()})
-    return run
 
 
 @contextmanager
@@ -245,14 +246,17 @@ def ended_with_the_block(run: Run, shared: Callable[[], bool] = lambda: False) -
         if isinstance(error, MlflowException):
             raise TrackingError(f"logging failed: {str(error).splitlines()[0]}") from error
         raise
-    if not shared():
+    run.outbox.adopt(run.id)  # what workers that died could not deliver
+    ended = not shared()
+    if ended:
         run.end("FINISHED")
     if not run.outbox.flush(wait=True):
         raise TrackingError(
             f"the tracking store {mlflow.get_tracking_uri()!r} has not come back: what is to be "
             "logged is kept on disk; 'pneumonia sync' delivers it when the store answers"
         )
-    run.local.remove()
+    if ended:
+        run.local.remove()
 
 
 def find_run(run_id: str) -> Run:
@@ -269,12 +273,40 @@ def find_run(run_id: str) -> Run:
 
 
 def read_text(run_id: str, path: str) -> str | None:
-    """A text file of a run's artifacts; None where there is no such run or file."""
+    """A text file on top of a run's artifacts; None where there is no such run or file."""
     store = outbox()
     try:
+        # MLflow answers for a file that is not there as for a store that is away.
+        listed = store.ask(lambda: store.client.list_artifacts(run_id))
+        if all(item.path != path for item in listed):
+            return None
         return str(store.ask(lambda: mlflow.artifacts.load_text(f"runs:/{run_id}/{path}")))
     except MlflowException:
         return None
+
+
+def left_running(experiment_id: str, tags: Mapping[str, str]) -> str | None:
+    """Identifier of a run with these tags whose process has died, or None."""
+    store = outbox()
+    found = store.ask(
+        lambda: store.client.search_runs([experiment_id], "attributes.status = 'RUNNING'")
+    )
+    for run in found:
+        if tags.items() <= run.data.tags.items() and not still_works(run.data.tags):
+            return str(run.info.run_id)
+    return None
+
+
+def end_if_dead(run_id: str) -> bool:
+    """End a run as KILLED if its process, on this machine, has died; whether that was so."""
+    try:
+        run = find_run(run_id)
+    except TrackingError:
+        return False
+    if run.status != "RUNNING" or still_works(run.tags) is not False:
+        return False
+    run.end("KILLED")
+    return True
 
 
 def continue_run(run_id: str, *, alone: bool = False) -> Run:
@@ -291,6 +323,7 @@ def continue_run(run_id: str, *, alone: bool = False) -> Run:
     store = outbox()
     found = find_run(run_id)
     if alone and found.status == "FINISHED":
+        found.local.remove()  # its process may have died just before it did so
         raise UsageError(f"run {run_id} has ended well: there is nothing to resume")
     if alone and found.status == "RUNNING" and still_works(found.tags):
         raise UsageError(f"run {run_id} is at work, in {described(found.tags)}: let it")
