@@ -24,7 +24,7 @@ def conduct(
         TrackingError: The tracking store went away and did not come back.
     """
     queue = search.queue
-    with ended_with_the_block(search.run, shared=lambda: bool(queue.running())):
+    with ended_with_the_block(search.run, shared=queue.at_work):
         Worker(search.run, invocation, data, queue, progress).work()
         if queue.unsettled():
             return None

@@ -14,6 +14,7 @@ from pneumonia.errors import TrainingError
 from pneumonia.search.opening import Search
 from pneumonia.search.outcome import Outcome
 from pneumonia.search.winner import outcome_of
+from pneumonia.tracking.runs import ended_with_the_block
 from pneumonia.tracking.store import tracking_uri
 
 log = logging.getLogger(__name__)
@@ -34,24 +35,37 @@ def conduct_by_workers(search: Search, n_workers: int) -> Outcome | None:
         *("--tracking-uri", tracking_uri()),
     ]
     search.run.outbox.flush(wait=True)
-    workers = [
-        subprocess.Popen(
-            command,
-            env={**os.environ, **share_of_machine(number, n_workers)},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,  # Ctrl-C reaches us alone, and we pass it on once
-        )
-        for number in range(n_workers)
-    ]
-    relays = [
-        threading.Thread(target=_relay, args=(number, worker), daemon=True)
-        for number, worker in enumerate(workers, start=1)
-    ]
-    for relay in relays:
-        relay.start()
+    # Workers end the run, but one that is stopped while it starts knows nothing of it yet.
+    with ended_with_the_block(search.run, shared=search.queue.at_work):
+        workers = _run_workers(command, n_workers)
+        outcome = outcome_of(search.queue.study)
+        if outcome is None and not search.queue.at_work():
+            codes = ", ".join(str(worker.returncode) for worker in workers)
+            raise TrainingError(
+                f"the workers ended with exit codes {codes} before the study had a winner: see "
+                f"above, and go on with 'pneumonia train --resume {search.run.id}'"
+            )
+    return outcome
+
+
+def _run_workers(command: list[str], n_workers: int) -> list[subprocess.Popen[str]]:
+    """Start workers, relay what they say, and wait until they have ended."""
+    workers: list[subprocess.Popen[str]] = []
+    relays: list[threading.Thread] = []
     try:
+        for number in range(n_workers):
+            worker = subprocess.Popen(
+                command,
+                env={**os.environ, **share_of_machine(number, n_workers)},
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+                start_new_session=True,  # Ctrl-C reaches us alone, and we pass it on once
+            )
+            workers.append(worker)
+            relay = threading.Thread(target=_relay, args=(number + 1, worker), daemon=True)
+            relays.append(relay)
+            relay.start()
         for worker in workers:
             worker.wait()
     except KeyboardInterrupt:
@@ -60,14 +74,7 @@ def conduct_by_workers(search: Search, n_workers: int) -> Outcome | None:
     finally:
         for relay in relays:
             relay.join(timeout=10)
-    outcome = outcome_of(search.queue.study)
-    if outcome is None and not search.queue.unsettled():
-        codes = ", ".join(str(worker.returncode) for worker in workers)
-        raise TrainingError(
-            f"the workers ended with exit codes {codes} before the study had a winner: see above, "
-            f"and go on with 'pneumonia train --resume {search.run.id}'"
-        )
-    return outcome
+    return workers
 
 
 def share_of_machine(number: int, n_workers: int) -> Mapping[str, str]:

@@ -6,6 +6,7 @@ them. The coordination is Optuna's own storage: a waiting trial becomes running 
 
 import copy
 import logging
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -16,8 +17,9 @@ from typing import Any
 import optuna
 from filelock import FileLock
 from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
-from optuna.storages import RetryHeartbeatStaleTrialCallback, fail_stale_trials
-from optuna.storages._heartbeat import get_heartbeat_thread
+from optuna.storages import RetryHeartbeatStaleTrialCallback
+from optuna.storages._heartbeat import BaseHeartbeat
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from pneumonia.processes import described, still_works, this_process
@@ -28,13 +30,10 @@ log = logging.getLogger(__name__)
 warnings.filterwarnings("ignore", category=ExperimentalWarning)
 
 _MOST_ATTEMPTS = 20
-take_up_again = RetryHeartbeatStaleTrialCallback(max_retry=_MOST_ATTEMPTS)
-"""Puts a trial back into the queue with its parameters; one that takes its worker down again and
-again is given up."""
-
-_AGAIN, _REASON = "retry_history", "reason"
-_HAND_OVER = timedelta(minutes=5)
-"""After this a trial between two workers is lost; longer than clocks of machines differ."""
+_AGAIN, _REASON, _PROCESS = "retry_history", "reason", "process"
+_HAND_OVER = timedelta(seconds=10)
+"""After this a trial between two workers counts as lost. Where that is too early, because clocks of
+machines differ, it is put back twice, which does no harm."""
 
 _STATES = {
     TrialState.COMPLETE: "complete",
@@ -66,28 +65,53 @@ class TrialQueue:
 
     def fill(self, n_trials: int, first: dict[str, Any] | None = None) -> None:
         """Add waiting trials until there are ``n_trials``; the first may have given parameters."""
-        for _ in range(n_trials - len(self.trials())):
-            self.study.enqueue_trial(first if first and not self.trials() else {})
+        with self._alone():
+            for _ in range(n_trials - len(self.trials())):
+                self.study.enqueue_trial(first if first and not self.trials() else {})
 
     def trials(self) -> list[FrozenTrial]:
-        """The study's trials; one that was taken up again counts once, by its last attempt."""
+        """The study's trials; one that was taken up again counts once, by its last attempt.
+
+        Of two attempts that follow the same one, put back by two workers at the same moment, the
+        first counts.
+        """
         every = self.study.get_trials(deepcopy=False)
-        replaced = {number for trial in every for number in trial.system_attrs.get(_AGAIN, [])}
-        return [trial for trial in every if trial.number not in replaced]
+        replaced = {number for trial in every for number in _history(trial)}
+        followed: set[int] = set()
+        counted = []
+        for trial in sorted(every, key=lambda t: t.number):
+            follows = _history(trial)[-1:]
+            if trial.number not in replaced and followed.isdisjoint(follows):
+                counted.append(trial)
+            followed.update(follows)
+        return counted
+
+    def best(self) -> FrozenTrial | None:
+        """The best complete trial, and of equally good ones the first; None before there is one.
+
+        Optuna's own choice among equally good ones is left to the database.
+        """
+        sign = -1 if self.study.direction == StudyDirection.MAXIMIZE else 1
+        complete = [trial for trial in self.trials() if trial.state == TrialState.COMPLETE]
+        ranked = sorted(complete, key=lambda t: (sign * (t.value or 0.0), first_number(t)))
+        return ranked[0] if ranked else None
 
     def take(self) -> optuna.Trial | None:
         """Take a waiting trial; None where there is none."""
         with self._alone():
-            for waiting in self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+            for waiting in self.trials():
+                if waiting.state != TrialState.WAITING:
+                    continue
                 trial_id = waiting._trial_id  # noqa: SLF001 - what the storage calls it
-                # Signed before it is ours: a worker that dies at once must not leave it unsigned.
-                self._sign(trial_id)
+                # First of all: a worker that dies before it has signed is missed by this alone.
+                self._beat(trial_id)
                 try:
                     taken = self._storage.set_trial_state_values(trial_id, TrialState.RUNNING)
                 except UpdateFinishedTrialError:
                     continue
                 if taken:
-                    self._sign(trial_id)  # another may have signed in the meantime
+                    # One value and not before it is ours, or another's could be half read as ours.
+                    self._storage.set_trial_user_attr(trial_id, _PROCESS, this_process())
                     return optuna.Trial(self.study, trial_id)
         return None
 
@@ -101,28 +125,37 @@ class TrialQueue:
         Those of this machine are known to be dead at once, others by their missing heartbeat.
 
         Returns:
-            How many there were on this machine.
+            How many there were.
         """
         recovered = 0
         with self._alone():
+            stale = self._stale_trials()
             for trial in self.running():
-                if still_works(trial.user_attrs) is False:
+                process = trial.user_attrs.get(_PROCESS, {})
+                works = still_works(process)
+                # Who takes a trial signs it before the lock is released.
+                unsigned = bool(self._lock) and not process
+                if works is False or unsigned or (works is None and trial._trial_id in stale):  # noqa: SLF001
                     log.info(
                         "trial %d was left by %s: it is taken up again",
                         first_number(trial),
-                        described(trial.user_attrs),
+                        described(process),
                     )
                     recovered += self._again(trial)
-            fail_stale_trials(self.study)
             for trial in self._lost():
                 if self._lock or _age(trial) > _HAND_OVER:
-                    take_up_again(self.study, copy.deepcopy(trial))
+                    take_up_again(self.study, trial)
                     recovered += 1
         return recovered
 
     def running(self) -> list[FrozenTrial]:
         """The trials that some worker has."""
         return self.study.get_trials(deepcopy=True, states=(TrialState.RUNNING,))
+
+    def at_work(self) -> bool:
+        """Whether some worker has a trial and is not known to be dead."""
+        self.recover()
+        return bool(self.running())
 
     def unsettled(self) -> list[FrozenTrial]:
         """The trials that some worker has, and those lost between two workers."""
@@ -140,19 +173,33 @@ class TrialQueue:
             for trial in self.trials()
             if trial.state == TrialState.FAIL
             and _REASON not in trial.user_attrs
-            and len(trial.system_attrs.get(_AGAIN, [])) < _MOST_ATTEMPTS
+            and len(_history(trial)) < _MOST_ATTEMPTS
         ]
 
     @contextmanager
     def beating(self, trial: optuna.Trial) -> Iterator[None]:
         """Tell other machines within the block that the trial is worked on."""
-        # Optuna itself sends heartbeats from Study.optimize only, which makes trials of its own.
-        heartbeat = get_heartbeat_thread(trial._trial_id, self._storage)  # noqa: SLF001 - likewise
-        heartbeat.start()
+        # Optuna's own thread ends with a traceback where the storage is away for a moment.
+        interval = _heartbeats(self._storage)
+        ended = threading.Event()
+
+        def beat() -> None:
+            while not ended.wait(interval):
+                try:
+                    self._beat(trial._trial_id)  # noqa: SLF001 - likewise
+                except Exception as error:  # noqa: BLE001 - each storage has errors of its own
+                    log.debug("no heartbeat reached the storage: %s", error)
+
+        if interval is None:
+            yield
+            return
+        thread = threading.Thread(target=beat, daemon=True)
+        thread.start()
         try:
             yield
         finally:
-            heartbeat.join()
+            ended.set()
+            thread.join()
 
     def _again(self, trial: FrozenTrial) -> bool:
         try:
@@ -162,14 +209,43 @@ class TrialQueue:
         take_up_again(self.study, trial)
         return True
 
-    def _sign(self, trial_id: int) -> None:
-        for key, value in this_process().items():
-            self._storage.set_trial_user_attr(trial_id, key, value)
-        if isinstance(self._storage, optuna.storages._heartbeat.BaseHeartbeat):  # noqa: SLF001
+    def _beat(self, trial_id: int) -> None:
+        if isinstance(self._storage, BaseHeartbeat):
             self._storage.record_heartbeat(trial_id)
+
+    def _stale_trials(self) -> set[int]:
+        """Identifiers of running trials whose heartbeat is missing.
+
+        Not Optuna's fail_stale_trials: it would take trials from workers that are known to live,
+        after the storage was away.
+        """
+        if not isinstance(self._storage, BaseHeartbeat) or not _heartbeats(self._storage):
+            return set()
+        return set(self._storage._get_stale_trial_ids(self.study._study_id))  # noqa: SLF001
 
     def _alone(self) -> AbstractContextManager[Any]:
         return FileLock(self._lock) if self._lock else nullcontext()
+
+
+def take_up_again(study: optuna.Study, trial: FrozenTrial) -> None:
+    """Put a trial back into the queue with its parameters, unless it was too often."""
+    again = copy.deepcopy(trial)
+    # It is nobody's now: were it signed, its next worker would be taken for the dead one.
+    again.user_attrs = {
+        key: value for key, value in trial.user_attrs.items() if key not in (_PROCESS, _REASON)
+    }
+    RetryHeartbeatStaleTrialCallback(max_retry=_MOST_ATTEMPTS)(study, again)
+
+
+def _heartbeats(storage: optuna.storages.BaseStorage) -> int | None:
+    """Seconds between two heartbeats; None where the storage takes none."""
+    return storage.get_heartbeat_interval() if isinstance(storage, BaseHeartbeat) else None
+
+
+def _history(trial: FrozenTrial) -> list[int]:
+    """Numbers of a trial's former attempts."""
+    numbers: list[int] = trial.system_attrs.get(_AGAIN, [])
+    return numbers
 
 
 def _age(trial: FrozenTrial) -> timedelta:
@@ -179,7 +255,7 @@ def _age(trial: FrozenTrial) -> timedelta:
 
 def first_number(trial: FrozenTrial) -> int:
     """Number of a trial's first attempt, by which it is called."""
-    history: list[int] = trial.system_attrs.get(_AGAIN, [])
+    history = _history(trial)
     return history[0] if history else trial.number
 
 

@@ -1,6 +1,7 @@
 """Optuna studies: where they are stored, how they sample and prune, and how they read."""
 
 import json
+import logging
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,13 +14,21 @@ from optuna.exceptions import DuplicatedStudyError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.engine import Dialect
+from sqlalchemy.event import listen
 
 from pneumonia.checking import as_parameters
 from pneumonia.errors import PneumoniaError, UsageError
 from pneumonia.processes import still_works
 from pneumonia.search.experiment import Experiment
-from pneumonia.search.queue import TrialQueue, first_number, state_of, take_up_again
+from pneumonia.search.queue import TrialQueue, first_number, state_of
+from pneumonia.tracking.outbox import patience
 from pneumonia.tracking.store import create_once
+
+log = logging.getLogger(__name__)
+
+RUN = "run_id"
+"""The study's attribute that names its run, which it does once it is ready."""
 
 WINNER = "/winner-"
 """Stands between a study's name and a run's id in the name of the study that holds the claim to
@@ -113,7 +122,7 @@ def await_ready(study: optuna.Study) -> bool:
         Whether it is ready; otherwise its creator has died on the way.
     """
     deadline = time.monotonic() + _SECONDS_TO_PREPARE
-    while "run_id" not in study.user_attrs:
+    while not study.user_attrs.get(RUN):
         if still_works(study.user_attrs) is False or time.monotonic() > deadline:
             return False
         time.sleep(0.5)
@@ -215,13 +224,34 @@ def queue_of(study: optuna.Study, storage: str) -> TrialQueue:
 def _with_heartbeat(url: str) -> RDBStorage:
     # sqlite: others may be writing for a while. PostgreSQL: it may have been restarted.
     local = {"connect_args": {"timeout": 60}}
-    return RDBStorage(
+    storage = RDBStorage(
         url,
         engine_kwargs=local if url.startswith(_SQLITE) else {"pool_pre_ping": True},
         heartbeat_interval=_HEARTBEAT_SECONDS,
         grace_period=_GRACE_SECONDS,
-        heartbeat_stale_trial_callback=take_up_again,
     )
+    # From now on, that is: a database that was never there is said to be missing at once.
+    listen(storage.engine, "do_connect", _connect_patiently)
+    return storage
+
+
+def _connect_patiently(dialect: Dialect, _record: Any, arguments: Any, options: Any) -> Any:
+    """Connect to a database, and wait for one that is away as long as patience lasts."""
+    deadline = time.monotonic() + patience()
+    said = False
+    while True:
+        try:
+            return dialect.connect(*arguments, **options)
+        except dialect.loaded_dbapi.OperationalError as error:
+            if time.monotonic() > deadline:
+                raise
+            if not said:
+                log.warning(
+                    "the study storage does not answer (%s): waiting for it",
+                    str(error).splitlines()[0],
+                )
+            said = True
+            time.sleep(1)
 
 
 def _create_study_tables(database: Path) -> None:

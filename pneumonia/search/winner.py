@@ -16,7 +16,8 @@ from pneumonia.evaluation.study_figures import optimisation_history, parameter_i
 from pneumonia.search.invocation import Invocation
 from pneumonia.search.outcome import Outcome, describe, log_outcome
 from pneumonia.search.queue import TrialQueue, first_number, reason_of, state_of
-from pneumonia.search.study import counts_in_words, trials_table
+from pneumonia.search.study import RUN, counts_in_words, trials_table
+from pneumonia.tracking.local_state import LocalState
 from pneumonia.tracking.runs import Run, find_run
 from pneumonia.training.loop import Trained, build_network
 from pneumonia.training.settings import TrainingSettings
@@ -53,6 +54,8 @@ def finish(
         claims.recover()
         claim = claims.take()
         if claim is None:
+            if not claims.unsettled() and outcome_of(queue.study) is None:
+                raise TrainingError("every worker that was to log the winner has died of it")
             time.sleep(0.5)
             continue
         with claims.beating(claim):
@@ -64,7 +67,7 @@ def finish(
             run.end("FINISHED", "complete")
             run.outbox.flush(wait=True)
             queue.study.set_user_attr(_OUTCOME, outcome.as_json())
-            claims.study.tell(claim, queue.study.best_value, skip_if_finished=True)
+            claims.study.tell(claim, 0.0, skip_if_finished=True)
     return Outcome.from_json(known)
 
 
@@ -75,7 +78,8 @@ def outcome_of(study: optuna.Study) -> Outcome | None:
 
 
 def reopen(study: optuna.Study) -> None:
-    """Forget the outcome: the study goes on."""
+    """Forget the outcome and its run: the study goes on in another."""
+    study.set_user_attr(RUN, None)
     study.set_user_attr(_OUTCOME, None)
 
 
@@ -84,12 +88,13 @@ def _log_winner(
 ) -> Outcome:
     experiment, trials = invocation.experiment, queue.trials()
     complete = [t for t in trials if t.state == TrialState.COMPLETE]
-    if not complete:
+    winner = queue.best()
+    if winner is None:
         reasons = [reason_of(t) or state_of(t) for t in trials]
         raise TrainingError(f"no trial of {len(trials)} completed: {reasons[-1]}")
     # A worker that died here may have logged a part of this: nothing of it is logged twice.
     run.continued = True
-    winner = queue.study.best_trial
+    _tidy(run, trials)
     settings = replace(experiment.training, **winner.params)
     child = find_run(winner.user_attrs["run_id"])
     number = str(first_number(winner))
@@ -122,6 +127,14 @@ def _trained(child: Run, settings: TrainingSettings, winner: FrozenTrial) -> Tra
     network.to(memory_format=torch.channels_last)
     attributes = winner.user_attrs
     return Trained(network.eval(), attributes["history"], attributes["best_epoch"], [])
+
+
+def _tidy(run: Run, trials: list[FrozenTrial]) -> None:
+    """Deliver and remove what workers of this machine that died have left of their trials."""
+    for trial in trials:
+        if child := trial.user_attrs.get("run_id"):
+            run.outbox.adopt(child)
+            LocalState(child).remove()
 
 
 def _drop_checkpoints(losers: list[FrozenTrial]) -> None:

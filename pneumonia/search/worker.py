@@ -5,6 +5,7 @@ import time
 from dataclasses import replace
 
 import optuna
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from pneumonia.data.cache import Progress
@@ -15,7 +16,7 @@ from pneumonia.search.progress import checkpoint_of, log_epoch
 from pneumonia.search.queue import TrialQueue, first_number, reason_of, state_of
 from pneumonia.search.space import suggest
 from pneumonia.search.study import sampler_of, short, trials_table
-from pneumonia.tracking.runs import Run, continue_run, find_run
+from pneumonia.tracking.runs import Run, continue_run, find_run, left_running
 from pneumonia.training.loop import Trained, train
 from pneumonia.training.settings import TrainingSettings
 from pneumonia.training.state import Epoch
@@ -63,34 +64,48 @@ class Worker:
                 time.sleep(_SECONDS_BETWEEN_LOOKS)
 
     def _run(self, trial: optuna.Trial) -> None:
+        child, number = None, first_number(self.study.trials[trial.number])
         with self.queue.beating(trial):
-            frozen = self.study.trials[trial.number]
-            child = self._child_of(trial, first_number(frozen))
             try:
-                settings, trained = self._train(trial, child, first_number(frozen))
-            except optuna.TrialPruned:
-                child.end("KILLED", "pruned")
-                self.study.tell(trial, state=TrialState.PRUNED, skip_if_finished=True)
+                child = self._child_of(trial, number)
+                self._work_on(trial, child, number)
             except (KeyboardInterrupt, TrackingError):
-                child.end("KILLED", "interrupted")
+                if child and not self.study.trials[trial.number].state.is_finished():
+                    child.end("KILLED", "interrupted")
                 self.queue.give_back(trial)
                 raise
-            except (PneumoniaError, ValueError, RuntimeError) as error:
-                child.tag({"error": f"{type(error).__name__}: {error}"[:5000]})
-                child.end("FAILED", "failed")
-                self.queue.fail(trial, str(error))
-            else:
-                self._complete(trial, child, settings, trained)
+            except UpdateFinishedTrialError:
+                log.warning("trial %d is another worker's: no word had come from this one", number)
+                return
         child.local.remove()
         self._tell_of(self.study.trials[trial.number])
 
+    def _work_on(self, trial: optuna.Trial, child: Run, number: int) -> None:
+        try:
+            settings, trained = self._train(trial, child, number)
+        except optuna.TrialPruned:
+            child.end("KILLED", "pruned")
+            self.study.tell(trial, state=TrialState.PRUNED, skip_if_finished=True)
+        except TrackingError:
+            raise
+        except (PneumoniaError, ValueError, RuntimeError) as error:
+            child.tag({"error": f"{type(error).__name__}: {error}"[:5000]})
+            child.end("FAILED", "failed")
+            self.queue.fail(trial, str(error))
+        else:
+            self._complete(trial, child, settings, trained)
+
     def _child_of(self, trial: optuna.Trial, number: int) -> Run:
         """The trial's run: a new one, or that of the worker that had the trial before."""
+        own = {"study": self.study.study_name, "trial": str(number)}
         begun = trial.user_attrs.get("run_id")
+        if not begun and trial.number != number:
+            # The worker before may have died between making the run and noting it.
+            begun = left_running(self.run.experiment_id, {"mlflow.parentRunId": self.run.id, **own})
         if begun:
-            return continue_run(begun)
-        name = f"{self.experiment.training.network}-t{number:03d}"
-        child = self.run.child(name, {"study": self.study.study_name, "trial": str(number)})
+            child = continue_run(begun)
+        else:
+            child = self.run.child(f"{self.experiment.training.network}-t{number:03d}", own)
         trial.set_user_attr("run_id", child.id)
         return child
 
@@ -104,8 +119,9 @@ class Worker:
         log.info("%s: %s", child.name, ", ".join(f"{key}={short(drawn[key])}" for key in drawn))
 
         def on_epoch(epoch: Epoch) -> None:
-            log_epoch(child, settings, epoch)
+            # First of all, since it fails where the trial is another worker's by now.
             trial.report(epoch[f"val/{self.metric}"], int(epoch["epoch"]))
+            log_epoch(child, settings, epoch)
             if trial.should_prune():
                 raise optuna.TrialPruned
 
@@ -122,9 +138,11 @@ class Worker:
         child.log_metrics({f"best/{key.removeprefix('val/')}": best[key] for key in best})
         trial.set_user_attr("history", trained.history)
         trial.set_user_attr("best_epoch", trained.best_epoch)
-        leader = self._leader()
+        leader = self.queue.best()
         leads = settings.better(value, leader.value if leader else None)
-        if leads or self.search.keep_checkpoints == "all":
+        # One that is as good may win as well: its number may be the lower.
+        may_win = leads or (leader is not None and value == leader.value)
+        if may_win or self.search.keep_checkpoints == "all":
             child.log_checkpoint(trained.network.state_dict(), self.data.settings.class_names)
         child.end("FINISHED", "complete")
         self.study.tell(trial, value, skip_if_finished=True)
@@ -133,16 +151,12 @@ class Worker:
             if leader and self.search.keep_checkpoints == "winner":
                 find_run(leader.user_attrs["run_id"]).drop_checkpoint()
 
-    def _leader(self) -> FrozenTrial | None:
-        complete = [t for t in self.queue.trials() if t.state == TrialState.COMPLETE]
-        return self.study.best_trial if complete else None
-
     def _tell_of(self, trial: FrozenTrial) -> None:
         value = "" if trial.value is None else f", {self.metric} {trial.value:.4f}"
         why = f": {reason_of(trial)}" if reason_of(trial) else ""
         log.info("trial %d %s%s%s", first_number(trial), state_of(trial), value, why)
         trials = self.queue.trials()
-        leader = self._leader()
+        leader = self.queue.best()
         log.info(
             "study %s: %d of %d trials done%s",
             self.study.study_name,
