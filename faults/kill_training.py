@@ -1,0 +1,203 @@
+"""A training run killed at any moment and resumed ends as if nothing had happened.
+
+python -m faults.kill_training --kills 50
+
+Claimed: after a SIGKILL anywhere, and ``pneumonia train --resume RUN``, the run has the very
+metrics, parameters, artifacts and weights of one that was never killed (bit for bit, fp32 on a
+CPU); no step of a metric is there twice; no run is left RUNNING; exactly one version is
+registered, and is the champion; nothing of the run is left in the state folder.
+
+A run that dies before it has said how it was invoked cannot be resumed: it is begun anew, as its
+user would, and only for this run is one more ended run allowed.
+"""
+
+import random
+import signal
+import time
+from collections import Counter
+from itertools import islice
+from pathlib import Path
+
+import click
+
+from faults.aim import Aim
+from faults.commands import Forks
+from faults.findings import (
+    Finding,
+    client,
+    duplicates,
+    every_run,
+    history,
+    last_line,
+    registered,
+    running,
+)
+from faults.place import QUICK, Place, Places, places
+from faults.report import Report
+
+_NETWORK = "resnet34"
+_AIMS = (
+    Aim("create_run", "after"),
+    Aim("log_inputs", "before"),
+    Aim("log_inputs", "after"),
+    Aim("log_artifact", "before"),
+    Aim("log_artifact", "after"),
+    Aim("log_batch", "after", 1),
+    Aim("epoch", "after", 1),
+    Aim("epoch", "during", 2, 0.2),
+    Aim("checkpoint", "before", 1),
+    Aim("checkpoint", "during", 1, 0.02),
+    Aim("checkpoint", "during", 2, 0.10),
+    Aim("checkpoint", "after", 1),
+    Aim("checkpoint", "after", 2),
+    Aim("log_batch", "before", 6),
+    Aim("log_batch", "after", 6),
+    Aim("log_model", "before"),
+    Aim("log_model", "during", 1, 0.05),
+    Aim("log_model", "during", 1, 0.3),
+    Aim("finalize_model", "before"),
+    Aim("log_model", "after"),
+    Aim("register", "during", 1, 0.02),
+    Aim("register", "after"),
+    Aim("crown", "before"),
+    Aim("crown", "after"),
+    Aim("set_terminated", "before"),
+    Aim("set_terminated", "after"),
+    Aim("forget", "before"),
+)
+
+
+class Killing:
+    """Kills runs of one kind, resumes them, and compares them with one left in peace."""
+
+    def __init__(self, all_places: Places, epochs: int, report: Report) -> None:
+        self.places, self.report = all_places, report
+        self.forks = Forks()
+        self.arguments = [
+            *("train", "--data", str(all_places.data), *QUICK, "--network", _NETWORK),
+            *("--epochs", str(epochs), "--experiment-name", "faults"),
+        ]
+        self.found_at: Counter[str] = Counter()
+        self.begun_anew = 0
+        self.killed = 0
+
+    def in_peace(self) -> float:
+        """Train once without harm; how long it takes in seconds."""
+        self.forks.run(self.new_place("warm"), self.arguments, "train")  # decodes the images
+        self.places.folder.joinpath("warm", "mlflow.db").unlink()
+        place = self.new_place("peace")
+        began = time.monotonic()
+        code = self.forks.run(place, self.arguments, "train")
+        took = time.monotonic() - began
+        if code:
+            raise click.ClickException(last_line(place.folder / "train.err"))
+        store = client(place.tracking_uri)
+        (run,) = every_run(store)
+        self.expected = Finding.of(store, run.info.run_id, _NETWORK)
+        return took
+
+    def new_place(self, name: str) -> Place:
+        """A place with an empty store: making its tables takes seconds and is not the subject."""
+        from pneumonia.tracking.store import connect
+
+        template = self.places.folder / "empty.db"
+        if not template.exists():
+            connect(f"sqlite:///{template}")
+        place = self.places.new(name)
+        (place.folder / "mlflow.db").write_bytes(template.read_bytes())
+        return place
+
+    def once(self, case: str, *, after: float | None = None, aim: Aim | None = None) -> None:
+        """Kill one run after some seconds or where aimed at, resume it, and look."""
+        place = self.new_place(case.replace(" ", "-"))
+        process = self.forks.start(place, self.arguments, "train", aim)
+        process.join(after)
+        process.kill()
+        process.join()
+        died = process.exitcode == -signal.SIGKILL
+        self.killed += died
+        doing = (place.folder / "doing").read_text().strip() if died else "it had ended"
+        self.found_at[doing or "starting"] += 1
+        case = f"{case} (in {doing})"
+        if not died and aim is not None:
+            self.report.check("an aimed kill hits", f"exit code {process.exitcode}", case)
+        self._resume(place, case)
+        self._compare(place, case)
+        place.remove()
+
+    def _resume(self, place: Place, case: str) -> None:
+        store = client(place.tracking_uri)
+        for run in every_run(store):
+            code = self.forks.run(place, ["train", "--resume", run.info.run_id], "resume")
+            said = last_line(place.folder / "resume.err")
+            if code == 0:
+                return
+            if run.info.status == "FINISHED" and "nothing to resume" in said:
+                return
+            if "begin it anew" not in said:
+                self.report.check("a killed run resumes", f"exit code {code}: {said}", case)
+                return
+        self.begun_anew += 1
+        code = self.forks.run(place, self.arguments, "anew")
+        if code:
+            self.report.check("a killed run resumes", last_line(place.folder / "anew.err"), case)
+
+    def _compare(self, place: Place, case: str) -> None:
+        check = self.report.check
+        store = client(place.tracking_uri)
+        check("no run is left RUNNING", running(store), case)
+        ended = [run for run in every_run(store) if run.info.status == "FINISHED"]
+        breach = "" if len(ended) == 1 else f"{len(ended)} finished runs"
+        if not check("one run has ended well", breach, case):
+            return
+        run_id = ended[0].info.run_id
+        check("no metric step is there twice", duplicates(history(store, run_id)), case)
+        versions = registered(store, _NETWORK)
+        check("one version is registered", "" if versions == ["1"] else str(versions), case)
+        models = store.search_logged_models([run.info.experiment_id for run in ended])
+        states = [str(model.status) for model in models]
+        check("one model is logged", "" if len(states) == 1 else str(states), case)
+        try:
+            breach = self.expected.difference(Finding.of(store, run_id, _NETWORK))
+        except Exception as error:  # noqa: BLE001 - whatever cannot be read is a breach
+            breach = f"{type(error).__name__}: {error}"
+        check("metrics, artifacts and weights are the same", breach, case)
+        left = [str(path.name) for path in (place.state / "runs").glob("*")]
+        check("nothing is left on disk", ", ".join(left), case)
+
+
+@click.command()
+@click.option("--kills", default=50, show_default=True, help="Kills at random moments.")
+@click.option("--aimed/--no-aimed", default=True, show_default=True, help="Aimed kills as well.")
+@click.option("--epochs", default=3, show_default=True)
+@click.option("--seed", default=0, show_default=True, help="Of the moments.")
+@click.option("--folder", type=click.Path(path_type=Path, exists=True), help="Where to work.")
+def main(kills: int, aimed: bool, epochs: int, seed: int, folder: Path | None) -> None:
+    """Kill training runs with SIGKILL, resume each, and compare with one left in peace."""
+    report, rng = Report("Training killed and resumed"), random.Random(seed)  # noqa: S311
+    began = time.monotonic()
+    with places(folder) as all_places:
+        killing = Killing(all_places, epochs, report)
+        life = killing.in_peace()
+        click.echo(f"in peace a run takes {life:.1f} s", err=True)
+        for number in range(kills):
+            # Spread over the whole life, a little jittered.
+            after = life * (number + rng.random()) / kills
+            killing.once(f"kill {number} at {after:.2f} s", after=after)
+        for aim in islice(_AIMS, None if aimed else 0):
+            killing.once(str(aim), aim=aim)
+    report.end(
+        {
+            "random": kills,
+            "aimed": len(_AIMS) if aimed else 0,
+            "killed": killing.killed,
+            "found doing": dict(killing.found_at),
+            "begun anew": killing.begun_anew,
+            "seconds a run": round(life, 1),
+            "minutes": round((time.monotonic() - began) / 60, 1),
+        }
+    )
+
+
+if __name__ == "__main__":
+    main()
