@@ -16,6 +16,7 @@ import torch
 
 from benchmarks.throughput import bare_images_per_second
 from pneumonia.training.device import choose_engine
+from pneumonia.training.distributed import ALONE
 from pneumonia.training.loop import begin
 from pneumonia.training.settings import TrainingSettings
 from pneumonia.training.state import Checkpoint
@@ -48,7 +49,7 @@ def main(
         checkpoint = Checkpoint(Path(folder) / "checkpoint.pt", "benchmark")
         for _ in range(repeats):
             started = time.perf_counter()
-            checkpoint.save(state)
+            checkpoint.save(state, ALONE)
             seconds.append(time.perf_counter() - started)
         size = checkpoint.path.stat().st_size
     result = {

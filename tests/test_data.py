@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pneumonia.data import census
-from pneumonia.data.augmentation import augment
+from pneumonia.data.augmentation import augment, draw_changes
 from pneumonia.data.cache import open_cache
 from pneumonia.data.dataset import load_data_set
 from pneumonia.data.folders import ImageFile, find_images
@@ -195,13 +195,15 @@ def test_network_input_normalises_as_the_official_weights_expect() -> None:
 def test_augmentation_is_seeded_and_leaves_images_alone_at_strength_0() -> None:
     grey = torch.randint(0, 256, (4, 24, 24), dtype=torch.uint8)
     first, again, other = (
-        augment(grey, torch.Generator().manual_seed(seed), strength=1.0) for seed in (1, 1, 2)
+        augment(grey, draw_changes(len(grey), torch.Generator().manual_seed(seed)), strength=1.0)
+        for seed in (1, 1, 2)
     )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert first.min() >= 0
     assert first.max() <= 255
-    untouched = augment(grey, torch.Generator(), strength=0)
+    changes = draw_changes(len(grey), torch.Generator())
+    untouched = augment(grey, changes, strength=0)
     assert torch.equal(untouched, grey.float())
-    mirrored = augment(grey, torch.Generator(), strength=0, flip_probability=1)
+    mirrored = augment(grey, changes, strength=0, flip_probability=1)
     torch.testing.assert_close(mirrored, grey.flip(2).float(), atol=0.1, rtol=0)

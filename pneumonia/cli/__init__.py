@@ -1,5 +1,6 @@
 """The ``pneumonia`` command. Heavy imports happen inside commands, so that help is quick."""
 
+import os
 import signal
 from typing import Any
 
@@ -11,6 +12,7 @@ from pneumonia.cli.group import ErrorReportingGroup
 from pneumonia.cli.predict import evaluate, explain, predict
 from pneumonia.cli.train import train
 from pneumonia.cli.ui import demo, ui
+from pneumonia.errors import UsageError
 
 
 @click.group(
@@ -23,7 +25,8 @@ from pneumonia.cli.ui import demo, ui
     },
 )
 @click.version_option(__version__)
-def cli() -> None:
+@click.pass_context
+def cli(ctx: click.Context) -> None:
     """Train, compare, register and use networks that tell pneumonia on chest X-rays.
 
     \b
@@ -32,6 +35,10 @@ def cli() -> None:
     pneumonia ui                                      compare runs in the browser
     pneumonia predict --model-uri models:/resnet34/1 images/
     """
+    if ctx.invoked_subcommand != "train" and "TORCHELASTIC_RUN_ID" in os.environ:
+        raise UsageError(
+            f"torchrun is for training only: start {ctx.invoked_subcommand!r} without it"
+        )
 
 
 for command in (train, cross_validate, evaluate, predict, explain, ui, demo):

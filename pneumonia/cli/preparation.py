@@ -18,6 +18,7 @@ def load_data(experiment: "Experiment") -> "DataSet":
     from pneumonia.data.settings import DEMO
     from pneumonia.tracking.store import tracking_uri
     from pneumonia.training.device import choose_engine
+    from pneumonia.training.distributed import torchrun_ranks
 
     training = experiment.training
     engine = choose_engine(training.device, training.precision)
@@ -29,5 +30,13 @@ def load_data(experiment: "Experiment") -> "DataSet":
     for key, value in settings.items():
         click.echo(f"  {key} = {value}", err=True)
     click.echo(f"  running on {engine.device} in {engine.precision}", err=True)
+    ranks = torchrun_ranks()
+    if ranks.size > 1:
+        share, rate = ranks.share_of(training.batch_size), training.learning_rate
+        click.echo(
+            f"  {ranks.size} processes: batches of {training.batch_size} images, {share} each; "
+            f"learning rate {rate:g} as with one",
+            err=True,
+        )
     click.echo(f"{loaded.root}\n{loaded.report()}", err=True)
     return loaded

@@ -1,5 +1,6 @@
 """``pneumonia train``: once or as a search, begun, joined or resumed."""
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,6 +11,7 @@ from pneumonia.errors import UsageError
 
 if TYPE_CHECKING:
     from pneumonia.data.dataset import DataSet
+    from pneumonia.search.experiment import Experiment
     from pneumonia.search.invocation import Invocation
     from pneumonia.search.outcome import Outcome
 
@@ -84,13 +86,16 @@ def train(
     pneumonia train --data chest_xray --trials 20 --study night --jobs 2
     pneumonia train --data chest_xray --trials 40 --study night --resume
     pneumonia train --resume 0b1c2d3e4f5061728394a5b6c7d8e9f0
+    torchrun --nproc-per-node 2 -m pneumonia train --data chest_xray
     """
     from pneumonia.cli.preparation import load_data
     from pneumonia.search.experiment import load_experiment
     from pneumonia.search.invocation import Invocation, invocation_of, kept_tracking_uri
     from pneumonia.search.study import SearchSettings, storage_url
     from pneumonia.tracking.store import choose_experiment, connect
+    from pneumonia.training.distributed import torchrun_ranks
 
+    ranks = torchrun_ranks()
     run_id = "" if resume.lower() in ("true", "false") else resume
     resuming = resume.lower() == "true"
     if (resuming or join) and not (study or run_id):
@@ -99,8 +104,9 @@ def train(
         )
     if run_id:
         _refuse_other_options()
-        connect(tracking_uri or kept_tracking_uri(run_id))
-        invocation = invocation_of(run_id)
+        if ranks.is_first:
+            connect(tracking_uri or kept_tracking_uri(run_id))
+        invocation = invocation_of(run_id, local=not ranks.is_first)
     else:
         chosen = load_experiment(experiment, given({"data": data, "network": network, **settings}))
         search = SearchSettings(
@@ -114,8 +120,14 @@ def train(
         invocation = Invocation(chosen, search, register)
         if trials > 1 or jobs > 1:
             invocation = invocation.named()
-        connect(tracking_uri)
-        choose_experiment(experiment_name)
+        if ranks.is_first:
+            connect(tracking_uri)
+            choose_experiment(experiment_name)
+    if ranks.size > 1 and invocation.searching:
+        raise UsageError("torchrun trains one network: start a search without it")
+    if not ranks.is_first:
+        _follow(invocation.experiment)
+        return
     loaded = load_data(invocation.experiment)
     if invocation.searching:
         opening = "join" if join else "resume" if run_id or resuming else "begin"
@@ -128,21 +140,43 @@ def train(
 def _train_once(invocation: "Invocation", data: "DataSet", run_id: str) -> "Outcome":
     from pneumonia.search.single import run_training
     from pneumonia.tracking.runs import continue_run, ended_with_the_block, start_run
+    from pneumonia.training.device import choose_engine
+    from pneumonia.training.distributed import joined
 
     training = invocation.experiment.training
-    if run_id:
-        run = continue_run(run_id, alone=True)
-    else:
-        run = start_run(
-            f"{training.network}-{data.name}", {"network": training.network, "kind": "train"}
-        )
-    click.echo(f"run       {run.id}")
-    try:
-        with run.local.alone(), ended_with_the_block(run):
-            return run_training(run, invocation, data, progress("decoding"))
-    except KeyboardInterrupt:
-        _say_how_to_go_on(run.id)
-        raise
+    device = choose_engine(training.device, training.precision).device
+    # All ranks have joined before there is a run: where one cannot, none is left behind.
+    with joined(device) as ranks:
+        if run_id:
+            run = continue_run(run_id, alone=True)
+        else:
+            run = start_run(
+                f"{training.network}-{data.name}",
+                {"network": training.network, "kind": "train", "world_size": str(ranks.size)},
+            )
+        click.echo(f"run       {run.id}")
+        try:
+            with run.local.alone(), ended_with_the_block(run):
+                return run_training(run, invocation, data, ranks, progress("decoding"))
+        except KeyboardInterrupt:
+            _say_how_to_go_on(run.id)
+            raise
+
+
+def _follow(experiment: "Experiment") -> None:
+    """Train in step with rank 0, which alone reports: the same settings and images, in silence."""
+    from pneumonia.data.dataset import load_data_set
+    from pneumonia.training.device import choose_engine
+    from pneumonia.training.distributed import joined
+    from pneumonia.training.loop import train as train_network
+
+    logging.getLogger("pneumonia").setLevel(logging.ERROR)
+    training = experiment.training
+    device = choose_engine(training.device, training.precision).device
+    loaded = load_data_set(experiment.data, training.preprocessing)
+    images = loaded.open(training.preprocessing)
+    with joined(device) as ranks:
+        train_network(training, images, lambda _epoch: None, ranks=ranks)
 
 
 def _search(

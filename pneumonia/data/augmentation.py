@@ -11,21 +11,29 @@ _BRIGHTNESS = 0.15
 _CONTRAST = 0.20
 
 
+_N_CHANGES = 7
+
+
+def draw_changes(n: int, generator: torch.Generator) -> torch.Tensor:
+    """Draw what ``augment`` does to each of ``n`` images, uniform in 0–1, float32 (7, n)."""
+    return torch.rand(_N_CHANGES, n, generator=generator)
+
+
 def augment(
     grey: torch.Tensor,
-    generator: torch.Generator,
+    changes: torch.Tensor,
     *,
     strength: float,
     flip_probability: float = 0.0,
 ) -> torch.Tensor:
-    """Randomly resize and crop, rotate, shift, flip, and change brightness and contrast.
+    """Resize and crop, rotate, shift, flip, and change brightness and contrast, as drawn.
 
-    Each image draws its own changes: resizing by up to ±15 %, rotation by ±10°, shifts by ±6 % of
+    Each image has its own changes: resizing by up to ±15 %, rotation by ±10°, shifts by ±6 % of
     the side, brightness by ±15 % of the range and contrast by ±20 %, all times ``strength``.
 
     Args:
         grey: Grey levels 0–255, uint8 (B, H, W).
-        generator: Source of all randomness, on the CPU whatever the device.
+        changes: What ``draw_changes`` drew for these images, float32 (7, B), on any device.
         strength: 0 leaves images as they are (but for flips); 1 is a usual amount.
         flip_probability: Share of images mirrored left to right, 0–1.
 
@@ -36,9 +44,8 @@ def augment(
     if strength == 0 and flip_probability == 0:
         return levels
     n = len(grey)
-    draws = torch.rand(7, n, generator=generator)
     # One transfer however many parameters there are.
-    zoom, turn, right, down, brighter, steeper, flip = draws.to(grey.device, non_blocking=True)
+    zoom, turn, right, down, brighter, steeper, flip = changes.to(grey.device, non_blocking=True)
     scale = 1 + _signed(zoom) * _ZOOM * strength  # (B,)
     angle = torch.deg2rad(_signed(turn) * _ROTATION_DEGREES * strength)
     mirror = torch.where(flip < flip_probability, -1.0, 1.0)

@@ -41,6 +41,12 @@ class Images:
         """Pixels, uint8 (B, H, W), and labels, int64 (B,), at some positions, int64 (B,)."""
         return self.pixels[self.rows[positions]], self.labels[positions]
 
+    def part(self, positions: torch.Tensor) -> "Images":
+        """Only the images at some positions, int64 (B,), in their order."""
+        files = tuple(self.files[position] for position in positions.tolist())
+        here = positions.to(self.rows.device)
+        return replace(self, rows=self.rows[here], labels=self.labels[here], files=files)
+
     def to(self, device: torch.device) -> "Images":
         """Move the images of this role to a device; on the CPU they stay memory-mapped."""
         if device.type == "cpu":

@@ -71,13 +71,23 @@ def kept_tracking_uri(run_id: str) -> str | None:
     return str(kept["tracking_uri"]) if kept else None
 
 
-def invocation_of(run_id: str) -> Invocation:
+def invocation_of(run_id: str, *, local: bool = False) -> Invocation:
     """How a run was invoked.
 
+    Args:
+        run_id: The run.
+        local: Whether to leave the tracking store alone, and know only what is kept on disk.
+
     Raises:
-        UsageError: The run is none of ``pneumonia train``.
+        UsageError: The run is none of ``pneumonia train``, or is not known here.
     """
-    content = LocalState(run_id).read_invocation() or _stored(run_id)
+    content = LocalState(run_id).read_invocation()
+    if content is None and local:
+        raise UsageError(
+            f"run {run_id} is not known on this machine: set PNEUMONIA_STATE to a folder that all "
+            "machines share"
+        )
+    content = content or _stored(run_id)
     experiment = content["experiment"]
     space = {
         key: Dimension(**{**value, "choices": tuple(value["choices"])})

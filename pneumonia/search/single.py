@@ -10,15 +10,20 @@ from pneumonia.search.invocation import Invocation
 from pneumonia.search.outcome import Outcome, describe, log_outcome
 from pneumonia.search.progress import checkpoint_of, log_epoch
 from pneumonia.tracking.runs import Run
+from pneumonia.training.distributed import ALONE, Ranks
 from pneumonia.training.loop import train
 
 log = logging.getLogger(__name__)
 
 
 def run_training(
-    run: Run, invocation: Invocation, data: DataSet, progress: Progress | None = None
+    run: Run,
+    invocation: Invocation,
+    data: DataSet,
+    ranks: Ranks = ALONE,
+    progress: Progress | None = None,
 ) -> Outcome:
-    """Train with the fixed settings; then score, log and register.
+    """Train with the fixed settings; then score, log and register. Rank 0 calls this.
 
     Raises:
         TrainingError: Training failed.
@@ -30,7 +35,7 @@ def run_training(
     run.log_parameters({"experiment": experiment.name, "trials": 1})
     images = data.open(settings.preprocessing, progress)
     checkpoint = checkpoint_of(run, settings, data)
-    trained = train(settings, images, partial(log_epoch, run, settings), checkpoint)
+    trained = train(settings, images, partial(log_epoch, run, settings), checkpoint, ranks)
     if trained.remarks:
         run.log_text("\n".join(trained.remarks) + "\n", "weights.txt")
         log.info(

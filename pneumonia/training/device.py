@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from pneumonia.errors import UsageError
+from pneumonia.training.distributed import torchrun_ranks
 
 _PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -39,14 +40,27 @@ class Engine:
 def choose_engine(device: str, precision: str) -> Engine:
     """Choose the device and precision asked for, or the best there is where ``auto``.
 
+    Under torchrun each process has a GPU of its own.
+
     Raises:
-        UsageError: What was asked for is not on this machine.
+        UsageError: What was asked for is not on this machine, or is one GPU too few.
     """
-    chosen = torch.device(_best_device() if device == "auto" else device)
+    ranks = torchrun_ranks()
+    chosen = torch.device(_best_device(ranks.size) if device == "auto" else device)
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise UsageError("device 'cuda' is not available here: use --device auto or cpu")
     if chosen.type == "mps" and not torch.backends.mps.is_available():
         raise UsageError("device 'mps' is not available here: use --device auto or cpu")
+    if chosen.type == "mps" and ranks.size > 1:
+        raise UsageError("device 'mps' cannot be shared by processes: use --device cpu")
+    if chosen.type == "cuda" and ranks.size > 1:
+        n_gpus = torch.cuda.device_count()
+        if ranks.local_rank >= n_gpus:
+            raise UsageError(
+                f"process {ranks.local_rank} of this machine has no GPU of its own, for it has "
+                f"{n_gpus}: use --nproc-per-node {n_gpus}"
+            )
+        chosen = torch.device("cuda", ranks.local_rank)
     if chosen.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True
@@ -57,10 +71,10 @@ def choose_engine(device: str, precision: str) -> Engine:
     return Engine(chosen, precision)
 
 
-def _best_device() -> str:
+def _best_device(n_processes: int) -> str:
     if torch.cuda.is_available():
         return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+    return "mps" if torch.backends.mps.is_available() and n_processes == 1 else "cpu"
 
 
 def _fast_bf16(device: torch.device) -> bool:

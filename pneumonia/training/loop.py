@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
-from pneumonia.data.augmentation import augment
+from pneumonia.data.augmentation import augment, draw_changes
 from pneumonia.data.dataset import Images
 from pneumonia.data.preprocessing import network_input
 from pneumonia.errors import TrainingError, UsageError
@@ -19,6 +19,7 @@ from pneumonia.evaluation.metrics import classification_metrics
 from pneumonia.networks.registry import network_named
 from pneumonia.networks.weights import load_weights
 from pneumonia.training.device import Engine, choose_engine
+from pneumonia.training.distributed import ALONE, Ranks
 from pneumonia.training.interruption import StoppedBetweenBatches, noting_interrupts
 from pneumonia.training.optimisation import averaged, build_optimizer, build_schedule, loss_weights
 from pneumonia.training.settings import TrainingSettings
@@ -61,6 +62,7 @@ def train(
     images: Mapping[str, Images],
     on_epoch: OnEpoch,
     checkpoint: Checkpoint | None = None,
+    ranks: Ranks = ALONE,
 ) -> Trained:
     """Train a network and keep the weights of its best epoch.
 
@@ -68,18 +70,24 @@ def train(
     asks to stop. Where one is there already, training goes on from it, and on the CPU ends bit for
     bit as if it had never stopped.
 
+    Several ranks train one network when all call this with the same settings and images. Each
+    takes its share of every batch, and batches, statistics, losses and metrics are those of the
+    whole, so that all end with the network that one process would have, but for rounding. Only
+    dropout differs, where it is not 0: each rank draws its own.
+
     Args:
         settings: How to train.
         images: The ``train`` and ``validation`` images.
         on_epoch: Called with each epoch's metrics, those that the checkpoint holds included, lest
             one be missed that was kept but not reported; what it raises ends the training.
-        checkpoint: Where the state is kept.
+        checkpoint: Where the state is kept; with several ranks, where rank 0 says.
+        ranks: The processes to train with, joined.
 
     Raises:
-        TrainingError: The loss is not finite, the device is out of memory, or the checkpoint
-            cannot be read or written.
-        UsageError: A batch is larger than the training set.
-        KeyboardInterrupt: Training was asked to stop.
+        TrainingError: The loss is not finite, the device is out of memory, the checkpoint cannot
+            be read or written, or another rank has failed.
+        UsageError: A batch is larger than the training set, or cannot be shared by the ranks.
+        KeyboardInterrupt: Training was asked to stop, on whichever rank.
     """
     engine = choose_engine(settings.device, settings.precision)
     training, validation = (images[role].to(engine.device) for role in ("train", "validation"))
@@ -88,16 +96,38 @@ def train(
             f"batch_size = {settings.batch_size} is larger than the {len(training)} training "
             f"images: use at most {len(training)}"
         )
-    try:
-        with noting_interrupts() as asked_to_stop:
+    ranks.share_of(settings.batch_size)
+    with ranks.failing_together(), noting_interrupts() as asked:
+        _refuse_differences(ranks, settings, training, validation)
+        try:
             return _train(
-                settings, training, validation, engine, on_epoch, checkpoint, asked_to_stop
+                settings,
+                training,
+                validation,
+                engine,
+                on_epoch,
+                ranks.gather(checkpoint)[0],
+                ranks,
+                lambda: ranks.any_of(flag=asked()),
             )
-    except torch.OutOfMemoryError as error:
-        raise TrainingError(
-            f"{engine.device} is out of memory with batch_size = {settings.batch_size}: "
-            f"try --batch-size {max(2, settings.batch_size // 2)}"
-        ) from error
+        except torch.OutOfMemoryError as error:
+            raise TrainingError(
+                f"{engine.device} is out of memory with batch_size = {settings.batch_size}: "
+                f"try --batch-size {max(2, settings.batch_size // 2)}"
+            ) from error
+
+
+def _refuse_differences(
+    ranks: Ranks, settings: TrainingSettings, training: Images, validation: Images
+) -> None:
+    """Make sure that a position is the same image on all ranks, and everything is done alike."""
+    files = [(file.digest, file.label) for file in training.files + validation.files]
+    known = ranks.gather((settings, files))
+    if any(theirs != known[0] for theirs in known):
+        raise UsageError(
+            "the processes were started with different settings or images: give all the same "
+            "options, and the same images on every machine"
+        )
 
 
 def _train(
@@ -107,36 +137,40 @@ def _train(
     engine: Engine,
     on_epoch: OnEpoch,
     checkpoint: Checkpoint | None,
+    ranks: Ranks,
     asked_to_stop: Callable[[], bool],
 ) -> Trained:
-    state, remarks = begin(settings, engine, len(training) // settings.batch_size)
+    state, remarks = begin(settings, engine, len(training) // settings.batch_size, ranks.rank)
     if checkpoint is not None:
-        checkpoint.restore(state)
+        checkpoint.restore(state, ranks)
     if state.history or state.losses:
         log.info("going on after epoch %d, batch %d", len(state.history), len(state.losses))
+    replica = ranks.replica(state.network)
     for finished in state.history:
         on_epoch(finished)
 
     while not _finished(state, settings):
         started = time.perf_counter() - state.seconds
         try:
-            measured = _train_epoch(state, settings, training, engine, asked_to_stop)
+            measured = _train_epoch(
+                state, replica, settings, training, engine, ranks, asked_to_stop
+            )
         except StoppedBetweenBatches:
             state.seconds = time.perf_counter() - started
             if checkpoint is not None:
-                checkpoint.save(state)
+                checkpoint.save(state, ranks)
             raise
         measured["speed/images_per_second"] = (
             len(state.losses) * settings.batch_size / (time.perf_counter() - started)
         )
         _refuse_non_finite("training loss", measured["train/loss"], state)
-        measured |= validate(state.judged, validation, engine)
+        measured |= validate(state.judged, validation, engine, ranks)
         _refuse_non_finite("validation loss", measured["val/loss"], state)
         measured["speed/epoch_seconds"] = time.perf_counter() - started
         best = settings.better(measured[f"val/{settings.metric}"], _best_value(state, settings))
         state.end_epoch(measured, best=best)
         if checkpoint is not None:
-            checkpoint.save(state)
+            checkpoint.save(state, ranks)
         on_epoch(state.history[-1])
     if asked_to_stop():
         raise StoppedBetweenBatches
@@ -151,15 +185,17 @@ def _train(
 
 def _train_epoch(
     state: TrainingState,
+    replica: nn.Module,
     settings: TrainingSettings,
     training: Images,
     engine: Engine,
+    ranks: Ranks,
     asked_to_stop: Callable[[], bool],
 ) -> Epoch:
     """Pass over the training images once, or over those left of an epoch that was stopped."""
     network, optimizer, scaler = state.network, state.optimizer, state.scaler
     weights = loss_weights(training.labels, settings.class_weights)
-    network.train()
+    replica.train()
     if state.order is None:
         state.order = torch.randperm(len(training), generator=state.generator)
     # The last, incomplete batch is left out: batch-norm statistics of a few images are poor.
@@ -167,16 +203,28 @@ def _train_epoch(
     for step in range(len(state.losses), n_batches):
         if asked_to_stop():
             raise StoppedBetweenBatches
-        chosen = state.order[step * settings.batch_size : (step + 1) * settings.batch_size]
-        grey, labels = training.batch(chosen.to(engine.device))  # (B, H, W), (B,)
+        # From here on B is this rank's share of the batch, and what is drawn is for the whole.
+        batch = state.order[step * settings.batch_size : (step + 1) * settings.batch_size]
+        batch = batch.to(engine.device)
+        changes = draw_changes(len(batch), state.generator)
+        grey, labels = training.batch(ranks.share(batch))  # (B, H, W), (B,)
         levels = augment(
-            grey, state.generator, strength=settings.augmentation, flip_probability=settings.flip
+            grey,
+            ranks.share(changes),
+            strength=settings.augmentation,
+            flip_probability=settings.flip,
         )
         with engine.autocast():
-            logits = network(network_input(levels))  # (B, 2)
-        loss = functional.cross_entropy(
-            logits.float(), labels, weights, label_smoothing=settings.label_smoothing
+            logits = replica(network_input(levels))  # (B, 2)
+        total = functional.cross_entropy(
+            logits.float(),
+            labels,
+            weights,
+            reduction="sum",
+            label_smoothing=settings.label_smoothing,
         )
+        # The mean of the ranks' losses, and so of their gradients, is the loss of the whole batch.
+        loss = total / weights[training.labels[batch]].sum() * ranks.size
         optimizer.zero_grad(set_to_none=True)
         scaler.scale(loss).backward()
         if settings.clip_norm:
@@ -187,8 +235,10 @@ def _train_epoch(
         state.schedule.step()
         if state.average is not None:
             state.average.update_parameters(network)
-        state.losses.append(loss.detach())
-        state.hits.append((logits.argmax(dim=1) == labels).float().mean())
+        hits = (logits.argmax(dim=1) == labels).float().mean()
+        loss_of_all, hits_of_all = ranks.mean(torch.stack([loss.detach(), hits]))
+        state.losses.append(loss_of_all)
+        state.hits.append(hits_of_all)
     return {
         "train/loss": torch.stack(state.losses).mean().item(),
         "train/accuracy": torch.stack(state.hits).mean().item(),
@@ -197,12 +247,14 @@ def _train_epoch(
 
 
 def begin(
-    settings: TrainingSettings, engine: Engine, n_batches: int
+    settings: TrainingSettings, engine: Engine, n_batches: int, rank: int = 0
 ) -> tuple[TrainingState, list[str]]:
     """Build the network and all that trains it; say what did not match in its initial weights."""
     torch.manual_seed(settings.seed)
     network = build_network(settings)
     remarks = load_weights(network, network_named(settings.network), settings.weights)
+    if rank:
+        torch.manual_seed(settings.seed + rank)  # dropout
     network.to(engine.device).to(memory_format=torch.channels_last)
     optimizer = build_optimizer(network, settings)
     state = TrainingState(
@@ -228,9 +280,17 @@ def _best_value(state: TrainingState, settings: TrainingSettings) -> float | Non
     return state.history[state.best_epoch - 1][f"val/{settings.metric}"]
 
 
-def validate(network: nn.Module, images: Images, engine: Engine) -> dict[str, float]:
-    """Metrics of a network on labelled images, as ``val/loss``, ``val/auc`` and so on."""
-    probability = predict_probabilities(network, images, engine)
+def validate(
+    network: nn.Module, images: Images, engine: Engine, ranks: Ranks = ALONE
+) -> dict[str, float]:
+    """Metrics of a network on labelled images, as ``val/loss``, ``val/auc`` and so on.
+
+    Each rank scores its share of the images, and all measure the whole.
+    """
+    probability = np.empty(len(images))
+    mine = images.part(torch.arange(ranks.rank, len(images), ranks.size))
+    for rank, theirs in enumerate(ranks.gather(predict_probabilities(network, mine, engine))):
+        probability[rank :: ranks.size] = theirs
     metrics = classification_metrics(images.labels.cpu().numpy(), probability)
     return {f"val/{name}": value for name, value in metrics.items()}
 

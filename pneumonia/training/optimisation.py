@@ -55,9 +55,9 @@ def averaged(network: nn.Module, decay: float) -> AveragedModel:
     return AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
 
 
-def loss_weights(labels: torch.Tensor, kind: str) -> torch.Tensor | None:
-    """Weights of the two classes in the loss, float32 (2,): None, or inverse to their counts."""
-    if kind == "none":
-        return None
+def loss_weights(labels: torch.Tensor, kind: str) -> torch.Tensor:
+    """Weights of the two classes in the loss, float32 (2,): 1, or inverse to their counts."""
     counts = torch.bincount(labels, minlength=2).to(torch.float32)
+    if kind == "none":
+        return torch.ones_like(counts)
     return counts.sum() / (2 * counts)

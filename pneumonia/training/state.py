@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
 
 from pneumonia.errors import TrainingError
+from pneumonia.training.distributed import Ranks
 
 Epoch = dict[str, float]
 StateDict = Mapping[str, torch.Tensor]
@@ -34,7 +35,7 @@ class TrainingState:
         best_weights: Its weights.
         order: Positions of the training images in the order of the epoch under way, int64 (n,);
             None between two epochs.
-        losses: Loss of each step of the epoch under way.
+        losses: Loss of each step of the epoch under way, over the whole batch.
         hits: Share of images classified rightly in each of these steps.
         seconds: Time spent on the epoch under way before training was last stopped.
     """
@@ -59,6 +60,11 @@ class TrainingState:
         return self.network if self.average is None else self.average.module
 
     @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.network.parameters()).device
+
+    @property
     def just_improved(self) -> bool:
         """Whether the weights are the best epoch's, not one step further."""
         return self.best_epoch > 0 and self.best_epoch == len(self.history) and not self.losses
@@ -77,6 +83,10 @@ class TrainingState:
 class Checkpoint:
     """A file that holds a training state. It is whole at any moment, whatever is killed when.
 
+    Where several ranks train, it must be on a file system that all their machines share: rank 0
+    writes the file, and all read it. It may be read by more or fewer ranks than were there when it
+    was written.
+
     Attributes:
         path: The file.
         identity: What the state belongs to, such as settings and data; another's is refused.
@@ -85,15 +95,18 @@ class Checkpoint:
     path: Path
     identity: str
 
-    def save(self, state: TrainingState) -> None:
-        """Write the state beside the file, then put it in the file's place.
+    def save(self, state: TrainingState, ranks: Ranks) -> None:
+        """Write the state beside the file, then put it in the file's place. All ranks call this.
 
         Raises:
             TrainingError: The disk is full or not writable.
         """
+        random = ranks.gather(_random_state(state.device))
+        if not ranks.is_first:
+            return
         content = {
             "identity": self.identity,
-            "random": _random_state(),
+            "random": random,
             **{name: part.state_dict() for name, part in _parts(state).items()},
             "generator": state.generator.get_state(),
             "history": state.history,
@@ -124,16 +137,30 @@ class Checkpoint:
                 "PNEUMONIA_STATE to another folder"
             ) from error
 
-    def restore(self, state: TrainingState) -> None:
+    def restore(self, state: TrainingState, ranks: Ranks) -> None:
         """Continue the state where the file left it; leave it as it is where there is no file.
 
+        All ranks call this.
+
         Raises:
-            TrainingError: The file is damaged, or belongs to other settings or data.
+            TrainingError: The file is damaged, belongs to other settings or data, or is not the
+                same for all ranks.
         """
-        for left in self.path.parent.glob(f"{self.path.name}.*"):  # by a process that was killed
-            left.unlink(missing_ok=True)
-        if not self.path.exists():
-            return
+        if ranks.is_first:
+            for left in self.path.parent.glob(
+                f"{self.path.name}.*"
+            ):  # by a process that was killed
+                left.unlink(missing_ok=True)
+        if self.path.exists():
+            self._restore(state, ranks.rank)
+        places = ranks.gather((len(state.history), len(state.losses)))
+        if len(set(places)) > 1:
+            raise TrainingError(
+                f"the checkpoint {str(self.path)!r} is not the same on all machines: set "
+                "PNEUMONIA_STATE to a folder that they share"
+            )
+
+    def _restore(self, state: TrainingState, rank: int) -> None:
         try:
             content: dict[str, Any] = torch.load(self.path, "cpu", weights_only=True)
             identity = content["identity"]
@@ -151,11 +178,11 @@ class Checkpoint:
         state.generator.set_state(content["generator"])
         for name in ("history", "best_epoch", "best_weights", "order", "seconds"):
             setattr(state, name, content[name])
-        device = next(state.network.parameters()).device
-        state.losses = [loss.to(device) for loss in content["losses"]]
-        state.hits = [hit.to(device) for hit in content["hits"]]
+        state.losses = [loss.to(state.device) for loss in content["losses"]]
+        state.hits = [hit.to(state.device) for hit in content["hits"]]
         # Last: building a network draws random numbers too.
-        _set_random_state(content["random"])
+        random = content["random"]
+        _set_random_state(random[rank % len(random)], state.device)
 
     def remove(self) -> None:
         """Remove the file: its run has ended well."""
@@ -173,12 +200,13 @@ def _parts(state: TrainingState) -> dict[str, Any]:
     return parts if state.average is None else {**parts, "average": state.average}
 
 
-def _random_state() -> dict[str, Any]:
-    """Generators that dropout draws from."""
-    return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
+def _random_state(device: torch.device) -> dict[str, torch.Tensor]:
+    """Generators that dropout draws from, by type of device."""
+    states = {"cpu": torch.get_rng_state()}
+    return {**states, "cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else states
 
 
-def _set_random_state(state: Mapping[str, Any]) -> None:
-    torch.set_rng_state(state["cpu"])
-    if len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state["cuda"])
+def _set_random_state(states: Mapping[str, torch.Tensor], device: torch.device) -> None:
+    torch.set_rng_state(states["cpu"])
+    if device.type == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"], device)
