@@ -1,12 +1,10 @@
 """What the stores say about a run once everything has ended, read from outside."""
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import mlflow
 import torch
@@ -65,6 +63,7 @@ class Finding:
     Attributes:
         metrics: Its metrics, without those of speed.
         parameters: Its parameters.
+        inputs: Names and digests of its data sets.
         artifacts: Paths of its artifacts.
         checkpoint: Digest of the logged checkpoint's tensors.
         model: Digest of the registered model's tensors.
@@ -72,6 +71,7 @@ class Finding:
 
     metrics: History
     parameters: Mapping[str, str]
+    inputs: tuple[str, ...]
     artifacts: tuple[str, ...]
     checkpoint: str
     model: str
@@ -81,11 +81,17 @@ class Finding:
         """Read it from the store."""
         metrics = history(store, run_id)
         checkpoint = Path(store.download_artifacts(run_id, "checkpoints/best.pt"))
+        run = store.get_run(run_id)
+        inputs = [
+            f"{i.dataset.name} {i.dataset.digest}"
+            for i in (run.inputs.dataset_inputs if run.inputs else [])
+        ]
         version = store.get_model_version_by_alias(network, "champion")
         uri = f"models:/{network}/{version.version}/artifacts/weights.pt"
         return cls(
             {key: metrics[key] for key in sorted(metrics) if not key.startswith("speed/")},
-            dict(sorted(store.get_run(run_id).data.params.items())),
+            dict(sorted(run.data.params.items())),
+            tuple(sorted(inputs)),
             tuple(_paths(store, run_id, "")),
             _digest(checkpoint),
             _digest(Path(mlflow.artifacts.download_artifacts(uri))),
@@ -98,7 +104,7 @@ class Finding:
             one, two = self.metrics.get(key), other.metrics.get(key)
             if one != two:
                 found.append(f"metric {key}: {one} and {two}")
-        for name in ("parameters", "artifacts", "checkpoint", "model"):
+        for name in ("parameters", "inputs", "artifacts", "checkpoint", "model"):
             mine, others = getattr(self, name), getattr(other, name)
             if mine != others:
                 found.append(f"{name}: {mine} and {others}")
@@ -125,8 +131,3 @@ def last_line(file: Path) -> str:
     """The last line of what a command wrote."""
     lines = file.read_text(errors="replace").strip().splitlines()
     return lines[-1] if lines else ""
-
-
-def as_json(value: Any) -> str:
-    """For people to read."""
-    return json.dumps(value, indent=1, default=str)

@@ -20,7 +20,7 @@ import click
 from faults.commands import Forks
 from faults.findings import client, last_line
 from faults.place import QUICK, Place, places
-from faults.postgres import cluster
+from faults.postgres import Cluster, cluster
 from faults.report import Report
 from faults.search_findings import check_search, study_named
 
@@ -68,7 +68,7 @@ class Workers:
 
 
 @contextmanager
-def stores(storage: str, tracking: str, place: Place) -> Iterator[tuple[str, str]]:
+def stores(storage: str, tracking: str, place: Place) -> Iterator[tuple[str, str, Cluster | None]]:
     """The URLs of the study's storage and of MLflow's store, each of the kind asked for."""
     with ExitStack() as stack:
         database = stack.enter_context(cluster()) if "postgresql" in (storage, tracking) else None
@@ -81,7 +81,7 @@ def stores(storage: str, tracking: str, place: Place) -> Iterator[tuple[str, str
         uri = place.tracking_uri
         if tracking == "postgresql" and database:
             uri = database.create("mlflow")
-        yield optuna_urls[storage], uri
+        yield optuna_urls[storage], uri, database
 
 
 @click.command()
@@ -99,6 +99,7 @@ def stores(storage: str, tracking: str, place: Place) -> Iterator[tuple[str, str
 @click.option("--epochs", default=3, show_default=True)
 @click.option("--kills", default=12, show_default=True)
 @click.option("--every", default=8.0, show_default=True, help="Mean seconds between two kills.")
+@click.option("--restarts", is_flag=True, help="Restart PostgreSQL as well, at every third kill.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--folder", type=click.Path(path_type=Path, exists=True), help="Where to work.")
 def main(
@@ -109,6 +110,7 @@ def main(
     epochs: int,
     kills: int,
     every: float,
+    restarts: bool,
     seed: int,
     folder: Path | None,
 ) -> None:
@@ -117,7 +119,7 @@ def main(
     began = time.monotonic()
     with places(folder) as all_places:
         place = all_places.new("search")
-        with stores(storage, tracking, place) as (url, uri):
+        with stores(storage, tracking, place) as (url, uri, database):
             arguments = [
                 *("train", "--data", str(place.data), *QUICK, "--network", _NETWORK),
                 *("--epochs", str(epochs), "--trials", str(trials), "--study", _STUDY),
@@ -125,7 +127,7 @@ def main(
             ]
             team = Workers(place, arguments)
             try:
-                killed = _harm(team, workers, kills, every, rng)
+                killed = _harm(team, workers, kills, every, rng, database if restarts else None)
             finally:
                 team.kill_all()
             study = study_named(_STUDY, url)
@@ -140,6 +142,7 @@ def main(
             "workers": workers,
             "trials": trials,
             "killed": killed,
+            "database restarted": killed // 3 if restarts else 0,
             "workers started": team.started,
             "attempts at trials": attempts,
             "workers that ended with an error": team.said,
@@ -148,8 +151,18 @@ def main(
     )
 
 
-def _harm(team: Workers, workers: int, kills: int, every: float, rng: random.Random) -> int:
-    """Keep workers at work, killing one now and then, until one ends well; how many were killed."""
+def _harm(
+    team: Workers,
+    workers: int,
+    kills: int,
+    every: float,
+    rng: random.Random,
+    database: Cluster | None,
+) -> int:
+    """Keep workers at work, killing one now and then, until one ends well; how many were killed.
+
+    A database that is given is restarted at every third kill.
+    """
     killed = 0
     for _ in range(workers):
         team.start()
@@ -164,6 +177,10 @@ def _harm(team: Workers, workers: int, kills: int, every: float, rng: random.Ran
         if killed < kills and time.monotonic() > next_kill and team.alive:
             team.kill_one(rng)
             killed += 1
+            if database is not None and killed % 3 == 0:
+                database.stop("immediate")
+                time.sleep(3)
+                database.start()
             next_kill = time.monotonic() + every * (0.5 + rng.random())
     deadline = time.monotonic() + 120
     while team.alive and time.monotonic() < deadline:

@@ -1,7 +1,10 @@
 """Conducting a search: this process works on the study until the study has its winner."""
 
+from optuna.exceptions import StorageInternalError
+
 from pneumonia.data.cache import Progress
 from pneumonia.data.dataset import DataSet
+from pneumonia.errors import TrackingError
 from pneumonia.search.invocation import Invocation
 from pneumonia.search.opening import Search
 from pneumonia.search.outcome import Outcome
@@ -21,11 +24,18 @@ def conduct(
     Raises:
         KeyboardInterrupt: The present trial was put back into the queue.
         TrainingError: No trial completed.
-        TrackingError: The tracking store went away and did not come back.
+        TrackingError: The tracking store went away and did not come back, or the study's did.
     """
     queue = search.queue
-    with ended_with_the_block(search.run, shared=queue.at_work):
-        Worker(search.run, invocation, data, queue, progress).work()
-        if queue.unsettled():
-            return None
-        return finish(search.run, invocation, data, queue, search.claims, progress)
+    with ended_with_the_block(search.run, shared=queue.others_at_work):
+        try:
+            Worker(search.run, invocation, data, queue, progress).work()
+            if queue.unsettled():
+                return None
+            return finish(search.run, invocation, data, queue, search.claims, progress)
+        except StorageInternalError as error:
+            # Where it was away for a while it was waited for; this was in the middle of an answer.
+            raise TrackingError(
+                f"the study storage broke off ({str(error.__cause__ or error).splitlines()[0]}): "
+                f"go on with 'pneumonia train --resume {search.run.id}'"
+            ) from error

@@ -36,10 +36,10 @@ def conduct_by_workers(search: Search, n_workers: int) -> Outcome | None:
     ]
     search.run.outbox.flush(wait=True)
     # Workers end the run, but one that is stopped while it starts knows nothing of it yet.
-    with ended_with_the_block(search.run, shared=search.queue.at_work):
+    with ended_with_the_block(search.run, shared=search.queue.others_at_work):
         workers = _run_workers(command, n_workers)
         outcome = outcome_of(search.queue.study)
-        if outcome is None and not search.queue.at_work():
+        if outcome is None and not search.queue.others_at_work():
             codes = ", ".join(str(worker.returncode) for worker in workers)
             raise TrainingError(
                 f"the workers ended with exit codes {codes} before the study had a winner: see "

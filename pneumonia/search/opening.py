@@ -147,8 +147,12 @@ def _open(invocation: Invocation, data: DataSet) -> optuna.Study:
 def _prepare(study: optuna.Study, invocation: Invocation, data: DataSet, run: Run) -> Search:
     """Log the beginning, and fill the queue; the study is ready once it names its run."""
     search = invocation.search
-    invocation.keep(run)
-    log_beginning(run, invocation, data)
+    try:
+        invocation.keep(run)
+        log_beginning(run, invocation, data)
+    except KeyboardInterrupt:
+        run.end("KILLED")
+        raise
     run.log_parameters({"experiment": invocation.experiment.name, "trials": search.trials})
     queue, claims = queue_of(study, search.storage), _claims(study, run, search.storage)
     claims.fill(1)

@@ -152,10 +152,14 @@ class TrialQueue:
         """The trials that some worker has."""
         return self.study.get_trials(deepcopy=True, states=(TrialState.RUNNING,))
 
-    def at_work(self) -> bool:
-        """Whether some worker has a trial and is not known to be dead."""
+    def others_at_work(self) -> bool:
+        """Whether another worker has a trial; one that this process still has is put back."""
         self.recover()
-        return bool(self.running())
+        running = self.running()
+        own = [t for t in running if t.user_attrs.get(_PROCESS) == this_process()]
+        for trial in own:  # interrupted between taking it and working on it
+            self._again(trial)
+        return len(running) > len(own)
 
     def unsettled(self) -> list[FrozenTrial]:
         """The trials that some worker has, and those lost between two workers."""
