@@ -67,8 +67,7 @@ class Invocation:
 
 def kept_tracking_uri(run_id: str) -> str | None:
     """Where a run is tracked, as far as this machine knows."""
-    kept = LocalState(run_id).read_invocation()
-    return str(kept["tracking_uri"]) if kept else None
+    return LocalState(run_id).tracking_uri
 
 
 def invocation_of(run_id: str, *, local: bool = False) -> Invocation:

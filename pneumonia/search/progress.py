@@ -6,6 +6,7 @@ import logging
 from pneumonia.checking import as_parameters
 from pneumonia.data.dataset import DataSet
 from pneumonia.tracking.runs import Run
+from pneumonia.tracking.store import tracking_uri
 from pneumonia.training.settings import TrainingSettings
 from pneumonia.training.state import Checkpoint, Epoch
 
@@ -35,5 +36,6 @@ def log_epoch(run: Run, settings: TrainingSettings, epoch: Epoch) -> None:
 
 def checkpoint_of(run: Run, settings: TrainingSettings, data: DataSet) -> Checkpoint:
     """Where a run's training state is kept; bound to its settings and data."""
+    run.local.sign(tracking_uri())
     identity = {"data.digest": data.digest, **as_parameters(settings)}
     return Checkpoint(run.local.checkpoint, json.dumps(identity, sort_keys=True))

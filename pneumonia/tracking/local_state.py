@@ -1,12 +1,14 @@
 """What a run keeps on this machine until it has ended well.
 
-A folder a run: the checkpoint of its training, how it was invoked, and what could not be logged
-yet. A shared folder, named by ``PNEUMONIA_STATE``, lets one machine go on where another stopped.
+A folder a run: the checkpoint of its training, how it was invoked, what could not be logged yet,
+and who worked on it for which store. A shared folder, named by ``PNEUMONIA_STATE``, lets one
+machine go on where another stopped.
 """
 
 import json
 import os
 import shutil
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from pneumonia.errors import TrackingError, UsageError
+from pneumonia.processes import this_process
 
 
 def state_folder() -> Path:
@@ -56,30 +59,40 @@ class LocalState:
         """The file that says how the run was invoked."""
         return self.folder / "invocation.json"
 
+    @property
+    def signature(self) -> Path:
+        """The file that says which store the run is in, and which process worked on it here."""
+        return self.folder / "signature.json"
+
     def write_invocation(self, invocation: Mapping[str, Any]) -> None:
         """Keep how the run was invoked.
 
         Raises:
             TrackingError: The folder cannot be written to.
         """
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            whole = self.invocation.with_suffix(".tmp")
-            whole.write_text(json.dumps(invocation, indent=1), encoding="utf-8")
-            whole.replace(self.invocation)
-        except OSError as error:
-            raise TrackingError(
-                f"cannot write to {str(self.folder)!r} ({error.strerror}): free some disk, or set "
-                "PNEUMONIA_STATE to another folder"
-            ) from None
+        self._write(self.invocation, invocation)
 
     def read_invocation(self) -> dict[str, Any] | None:
         """How the run was invoked; None where that is not known on this machine."""
-        try:
-            kept: dict[str, Any] = json.loads(self.invocation.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
-        return kept
+        return _read(self.invocation)
+
+    def sign(self, tracking_uri: str) -> None:
+        """Take down which store the run is in, and that this process works on it.
+
+        Raises:
+            TrackingError: The folder cannot be written to.
+        """
+        self._write(self.signature, {"tracking_uri": tracking_uri, **this_process()})
+
+    def read_signature(self) -> dict[str, str]:
+        """What was signed last; empty where nothing was."""
+        return _read(self.signature) or {}
+
+    @property
+    def tracking_uri(self) -> str | None:
+        """The store the run is in, as far as this machine knows."""
+        known = self.read_signature() or self.read_invocation() or {}
+        return known.get("tracking_uri")
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -99,11 +112,32 @@ class LocalState:
         finally:
             lock.release()
 
+    def _write(self, path: Path, content: Mapping[str, Any]) -> None:
+        # Of a name of its own, since several workers may write for a search's run.
+        whole = path.with_suffix(f".{uuid.uuid4().hex}.tmp")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            whole.write_text(json.dumps(content, indent=1), encoding="utf-8")
+            whole.replace(path)
+        except OSError as error:
+            raise TrackingError(
+                f"cannot write to {str(self.folder)!r} ({error.strerror}): free some disk, or set "
+                "PNEUMONIA_STATE to another folder"
+            ) from None
+
     def remove(self) -> None:
         """Forget the run, unless something is still to be logged."""
         self.checkpoint.unlink(missing_ok=True)
         if not any(self.outbox.glob("*.json")):
             shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return kept
 
 
 def kept_runs() -> list[LocalState]:

@@ -172,7 +172,10 @@ class Outbox:
             self._waiting.discard(run_id)
 
     def _keep(self, run_id: str, entry: Entry) -> None:
-        folder = LocalState(run_id).outbox
+        local = LocalState(run_id)
+        folder = local.outbox
+        if run_id not in self._waiting:
+            local.sign(mlflow.get_tracking_uri())
         try:
             folder.mkdir(parents=True, exist_ok=True)
             names = kept_entries(run_id)
