@@ -164,7 +164,8 @@ class Outbox:
         """Take over what another process could not deliver for a run."""
         if kept_entries(run_id):
             self._waiting.add(run_id)
-            self.flush()
+            # How that process ended the run must not be delivered after the run goes on.
+            self.flush(wait=True)
 
     def _deliver_waiting(self) -> None:
         for run_id in sorted(self._waiting):

@@ -328,7 +328,9 @@ def continue_run(run_id: str, *, alone: bool = False) -> Run:
     if alone and found.status == "RUNNING" and still_works(found.tags):
         raise UsageError(f"run {run_id} is at work, in {described(found.tags)}: let it")
     store.adopt(run_id)
-    store.ask(lambda: store.client.update_run(run_id, status="RUNNING"))
     run = Run(store.ask(lambda: store.client.get_run(found.id)), continued=True)
+    # Signed before it runs: it must at no moment look like the work of a process that has died.
     run.tag({**this_process(), "error": ""} if "error" in run.tags else this_process())
+    store.ask(lambda: store.client.update_run(run_id, status="RUNNING"))
+    run.status = "RUNNING"
     return run
