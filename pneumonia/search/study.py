@@ -4,7 +4,7 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import Dialect
 from sqlalchemy.event import listen
+from sqlalchemy.exc import IntegrityError, ProgrammingError
 
 from pneumonia.checking import as_parameters
 from pneumonia.errors import PneumoniaError, UsageError
@@ -27,6 +28,8 @@ from pneumonia.tracking.store import create_once
 
 log = logging.getLogger(__name__)
 
+optuna.logging.set_verbosity(optuna.logging.WARNING)  # each trial is told by us, in one line
+
 RUN = "run_id"
 """The study's attribute that names its run, which it does once it is ready."""
 
@@ -35,6 +38,7 @@ WINNER = "/winner-"
 log the winner."""
 
 _SECONDS_TO_PREPARE = 120
+_ATTEMPTS_TO_CREATE = 10
 _SQLITE, _JOURNAL = "sqlite:///", "journal:///"
 _HEARTBEAT_SECONDS, _GRACE_SECONDS = 20, 60
 
@@ -190,12 +194,22 @@ def open_storage(url: str) -> BaseStorage:
                 database.parent.mkdir(parents=True, exist_ok=True)
                 return JournalStorage(JournalFileBackend(str(database)))
             create_once(database, _create_study_tables)
-        return _with_heartbeat(storage_url(url))
+        return _created_by_one(lambda: _with_heartbeat(storage_url(url)))
     except (PneumoniaError, KeyboardInterrupt):
         raise
     except Exception as error:  # noqa: BLE001 - each storage has errors of its own
         first = str(error).splitlines()[0]
         raise UsageError(f"cannot open the study storage {url!r}: {first}") from None
+
+
+def _created_by_one(create: Callable[[], RDBStorage]) -> RDBStorage:
+    """Open a database whose tables several workers may be creating: the slower ones come again."""
+    for _ in range(_ATTEMPTS_TO_CREATE - 1):
+        try:
+            return create()
+        except (IntegrityError, ProgrammingError):
+            time.sleep(1)
+    return create()
 
 
 def storage_url(url: str) -> str:
