@@ -4,7 +4,7 @@ import copy
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
@@ -15,7 +15,7 @@ from torch.distributed import Store  # type: ignore[attr-defined]  # documented
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
-from pneumonia.errors import PneumoniaError, TrainingError, UsageError
+from pneumonia.errors import TrainingError, UsageError
 from pneumonia.training.batch_norm import with_global_batch_norm
 
 _PATIENCE = timedelta(minutes=30)
@@ -62,7 +62,7 @@ class Ranks:
         return batch_size // self.size
 
     def share(self, batch: torch.Tensor) -> torch.Tensor:
-        """This rank's part of a batch (…, B): a contiguous one, (…, B / size)."""
+        """This rank's part of a batch (…, B): consecutive images, (…, B / size)."""
         return batch.chunk(self.size, dim=-1)[self.rank]
 
     def replica(self, network: nn.Module) -> nn.Module:
@@ -108,22 +108,33 @@ class Ranks:
 
     @contextmanager
     def failing_together(self) -> Iterator[None]:
-        """Within the block, one rank's error is every rank's: each raises it with its reason.
+        """Within the block, one rank's error is every rank's: the others raise it as their own.
 
         Raises:
             TrainingError: Another rank has failed.
         """
         try:
             yield
-        except Exception as error:
+        except BaseException as error:
             if self.store is None:
                 raise
-            if not isinstance(error, PneumoniaError) and self.store.check([_FAILURE]):
-                reason = self.store.get(_FAILURE).decode()
-                # Ours is but the lost connection.
-                raise TrainingError(reason) from error
-            self.store.set(_FAILURE, f"process {self.rank} of {self.size} failed: {error}")
+            # Once one has ended torchrun ends the others: let them log first why they end.
+            _meet_signals_with(signal.SIG_IGN)
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            if _is_lost_connection(error):
+                raise TrainingError(self._failure(str(error))) from error
+            with suppress(distributed.DistError):  # the machine that keeps the store may be gone
+                self.store.set(_FAILURE, f"rank {self.rank} of {self.size} failed: {error}")
             raise
+
+    def _failure(self, seen_here: str) -> str:
+        """Why another rank failed: in its own words, or as seen here if it left none."""
+        assert self.store is not None
+        with suppress(distributed.DistError):
+            if self.store.check([_FAILURE]):
+                return self.store.get(_FAILURE).decode()
+        return f"another rank ended or cannot be reached: see torchrun's report ({seen_here})"
 
 
 ALONE = Ranks()
@@ -133,8 +144,9 @@ def torchrun_ranks() -> Ranks:
     """The ranks as torchrun tells each process by its environment; alone without torchrun."""
     if not distributed.is_torchelastic_launched():
         return ALONE
-    told = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
-    rank, size, local_rank = told
+    rank, size, local_rank = (
+        int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+    )
     return Ranks(rank, size, local_rank)
 
 
@@ -142,7 +154,8 @@ def torchrun_ranks() -> Ranks:
 def joined(device: torch.device) -> Iterator[Ranks]:
     """Wait until all processes that torchrun started are here, and keep them joined in the block.
 
-    They talk by NCCL about tensors on GPUs, and by gloo about those on CPUs.
+    They talk by NCCL about tensors on GPUs, and by gloo about those on CPUs. From here on SIGINT
+    and SIGTERM raise KeyboardInterrupt.
 
     Args:
         device: Where this process's network lives.
@@ -153,28 +166,30 @@ def joined(device: torch.device) -> Iterator[Ranks]:
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    with _stopping_at_once():
-        store, *_ = next(rendezvous("env://", timeout=_PATIENCE))
-        distributed.init_process_group(
-            "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
-            store=store,
-            rank=ranks.rank,
-            world_size=ranks.size,
-            timeout=_PATIENCE,
-        )
+    # Python's own handlers would not run before the others are here.
+    _meet_signals_with(signal.SIG_DFL)
+    store, *_ = next(rendezvous("env://", timeout=_PATIENCE))
+    distributed.init_process_group(
+        "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
+        store=store,
+        rank=ranks.rank,
+        world_size=ranks.size,
+        timeout=_PATIENCE,
+    )
+    _meet_signals_with(signal.default_int_handler)
     try:
         yield replace(ranks, store=store)
     finally:
         distributed.destroy_process_group()
 
 
-@contextmanager
-def _stopping_at_once() -> Iterator[None]:
-    """Within the block SIGINT and SIGTERM end the process: Python's own handlers would wait."""
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, signal.SIG_DFL) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _meet_signals_with(handler: Any) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, handler)
+
+
+def _is_lost_connection(error: BaseException) -> bool:
+    # Gloo's errors have no type of their own.
+    return isinstance(error, distributed.DistError) or (
+        isinstance(error, RuntimeError) and "gloo" in str(error)
+    )

@@ -98,7 +98,7 @@ def train(
         )
     ranks.share_of(settings.batch_size)
     with ranks.failing_together(), noting_interrupts() as asked:
-        _refuse_differences(ranks, settings, training, validation)
+        _refuse_differences(ranks, settings, engine, training, validation)
         try:
             return _train(
                 settings,
@@ -118,15 +118,19 @@ def train(
 
 
 def _refuse_differences(
-    ranks: Ranks, settings: TrainingSettings, training: Images, validation: Images
+    ranks: Ranks,
+    settings: TrainingSettings,
+    engine: Engine,
+    training: Images,
+    validation: Images,
 ) -> None:
     """Make sure that a position is the same image on all ranks, and everything is done alike."""
     files = [(file.digest, file.label) for file in training.files + validation.files]
-    known = ranks.gather((settings, files))
+    known = ranks.gather((settings, engine.device.type, engine.precision, files))
     if any(theirs != known[0] for theirs in known):
         raise UsageError(
-            "the processes were started with different settings or images: give all the same "
-            "options, and the same images on every machine"
+            "the processes differ in settings, device, precision or images: give all the same "
+            "options, and have the same images on every machine"
         )
 
 

@@ -37,7 +37,10 @@ class TrainingSettings:
     epochs: int = field(
         default=10, metadata={"help": "Passes over the training images.", "range": (1, 10_000)}
     )
-    batch_size: int = field(default=64, metadata={"help": "Images a step.", "range": (2, 65_536)})
+    batch_size: int = field(
+        default=64,
+        metadata={"help": "Images a step, of all processes together.", "range": (2, 65_536)},
+    )
     optimizer: str = field(
         default="adamw", metadata={"help": "Optimizer.", "choices": ("adam", "adamw")}
     )

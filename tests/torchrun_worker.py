@@ -1,0 +1,130 @@
+"""What test_distributed starts under torchrun, where a command alone cannot show it.
+
+torchrun … torchrun_worker.py compare FOLDER_OF_IMAGES FILE_FOR_RESULTS
+torchrun … torchrun_worker.py fail COMMAND…
+"""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pneumonia.cli import main
+from pneumonia.data.dataset import load_data_set
+from pneumonia.data.preprocessing import Preprocessing
+from pneumonia.data.settings import DataSettings
+from pneumonia.training import loop
+from pneumonia.training.distributed import ALONE, Ranks, joined
+from pneumonia.training.loop import Trained
+from pneumonia.training.settings import TrainingSettings
+from pneumonia.training.state import Checkpoint
+
+SETTINGS = TrainingSettings(
+    image_size=32,
+    epochs=2,
+    batch_size=8,
+    precision="fp32",
+    class_weights="balanced",
+    label_smoothing=0.1,
+    flip=0.5,
+    clip_norm=1.0,
+    ema=0.9,
+)
+
+
+def compare(folder: str, results: str) -> None:
+    preprocessing = Preprocessing(SETTINGS.image_size)
+    data = DataSettings(data=folder, subset=0.5)
+    images = load_data_set(data, preprocessing).open(preprocessing)
+
+    def train(settings: TrainingSettings, ranks: Ranks, kept: Checkpoint | None = None) -> Trained:
+        return loop.train(settings, images, lambda _epoch: None, kept, ranks)
+
+    with joined(torch.device("cpu")) as ranks:
+        with pytest.MonkeyPatch.context() as patch:
+            in_float64(patch)
+            together = train(SETTINGS, ranks)
+            exactness = difference(train(SETTINGS, ALONE), together) if ranks.is_first else None
+
+        settings = replace(SETTINGS, dropout=0.3)
+        through = train(settings, ranks)
+        kept = Checkpoint(Path(results).with_name("checkpoint.pt"), "test")
+        with pytest.MonkeyPatch.context() as patch:
+            if not ranks.is_first:
+                on_call(patch, 5, lambda: os.kill(os.getpid(), signal.SIGTERM))
+            with pytest.raises(KeyboardInterrupt):
+                train(settings, ranks, kept)
+        # Only rank 0 knows of the checkpoint, as in a command.
+        continued = train(settings, ranks, kept if ranks.is_first else None)
+        stopped_and_continued = ranks.gather(difference(through, continued))
+    if ranks.is_first:
+        kept.remove()
+        found = {
+            "images": {role: len(of_role) for role, of_role in images.items()},
+            "keys": list(through.network.state_dict()),
+            "one process against two, in float64": exactness,
+            "stopped and continued, by rank": stopped_and_continued,
+        }
+        Path(results).write_text(json.dumps(found))
+
+
+def in_float64(patch: pytest.MonkeyPatch) -> None:
+    """Train in float64, whose rounding is too small to hide a mistake."""
+    patch.setattr(torch.Tensor, "float", torch.Tensor.double)
+    for name in ("build_network", "network_input", "loss_weights"):
+        plain = getattr(loop, name)
+        patch.setattr(loop, name, lambda *given, plain=plain: plain(*given).double())
+
+
+def on_call(patch: pytest.MonkeyPatch, number: int, act: Callable[[], None]) -> None:
+    """Act in the middle of a training step, counted from 1."""
+    augment, calls = loop.augment, []
+
+    def acting(*arguments: Any, **options: Any) -> torch.Tensor:
+        calls.append(arguments)
+        if len(calls) == number:
+            act()
+        return augment(*arguments, **options)
+
+    patch.setattr(loop, "augment", acting)
+
+
+def difference(one: Trained, other: Trained) -> tuple[float, float]:
+    """The largest difference of a weight, and of a metric of an epoch."""
+    theirs = other.network.state_dict()
+    weights = max(
+        (tensor - theirs[key]).abs().max().item()
+        for key, tensor in one.network.state_dict().items()
+    )
+    assert len(one.history) == len(other.history)
+    metrics = max(
+        abs(value - epoch[key])
+        for before, epoch in zip(one.history, other.history, strict=True)
+        for key, value in before.items()
+        if not key.startswith("speed/") and value == value  # noqa: PLR0124 - not NaN
+    )
+    return weights, metrics
+
+
+def fail() -> None:
+    def broken() -> None:
+        raise ValueError("its cable is loose")
+
+    with pytest.MonkeyPatch.context() as patch:
+        if os.environ["RANK"] == "1":
+            on_call(patch, 3, broken)
+        main()
+
+
+if __name__ == "__main__":
+    if sys.argv.pop(1) == "compare":
+        compare(*sys.argv[1:])
+    else:
+        fail()
