@@ -79,8 +79,8 @@ def test_torchrun_trains_the_network_of_one_process_and_logs_it_once(
         for of, its in ((client, run), (client_of_one, run_of_one))
     )
     assert weights.keys() == expected_weights.keys()
-    for key, tensor in weights.items():
-        assert (tensor - expected_weights[key]).abs().max() < 1e-3, key
+    for key, tensor in weights.items():  # running variances are larger than 1
+        torch.testing.assert_close(tensor, expected_weights[key], atol=2e-3, rtol=2e-3)
 
 
 def test_ranks_are_exact_and_stop_and_continue_together(workplace: Path, xrays: Path) -> None:
