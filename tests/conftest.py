@@ -1,6 +1,8 @@
 """A small synthetic data set, one trained model, and a clean place to run commands in."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +17,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 
 from pneumonia.cli import cli
 from pneumonia.data.demo import write_demo_set
+from pneumonia.processes import _identity
+from pneumonia.tracking.store import connect
 
 # A first example may wait for a busy machine; time is not what these tests are about.
 settings.register_profile("patient", deadline=None, max_examples=50)
@@ -82,6 +86,23 @@ def trained(tmp_path_factory: pytest.TempPathFactory, xrays: Path) -> SimpleName
     return SimpleNamespace(folder=folder, tracking_uri=uri, result=result)
 
 
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of a tracking store without runs: to be copied, which is quicker than making one."""
+    folder = tmp_path_factory.mktemp("empty")
+    connect(f"sqlite:///{folder}/mlflow.db")
+    return folder / "mlflow.db"
+
+
 def invoke(*arguments: object, input: str | None = None) -> Result:  # noqa: A002 - Click's word
     """Run a command in this process."""
     return CliRunner().invoke(cli, [str(argument) for argument in arguments], input=input)
+
+
+@pytest.fixture(scope="session")
+def dead() -> dict[str, str]:
+    """The tags of a process that was killed."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        tags = dict(_identity(process.pid))
+        process.kill()
+    return tags

@@ -8,8 +8,11 @@ import click
 
 from pneumonia import __version__
 from pneumonia.cli.cross_validate import cross_validate
+from pneumonia.cli.doctor import doctor
 from pneumonia.cli.group import ErrorReportingGroup
 from pneumonia.cli.predict import evaluate, explain, predict
+from pneumonia.cli.study import study
+from pneumonia.cli.sync import sync
 from pneumonia.cli.train import train
 from pneumonia.cli.ui import demo, ui
 from pneumonia.errors import UsageError
@@ -41,7 +44,18 @@ def cli(ctx: click.Context) -> None:
         )
 
 
-for command in (train, cross_validate, evaluate, predict, explain, ui, demo):
+for command in (
+    train,
+    cross_validate,
+    study,
+    evaluate,
+    predict,
+    explain,
+    ui,
+    demo,
+    doctor,
+    sync,
+):
     cli.add_command(command)
 
 

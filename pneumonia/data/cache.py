@@ -116,6 +116,11 @@ def _read(target: Path, files: Mapping[str, Path]) -> Cache | None:
         return None
 
 
+def is_whole(target: Path) -> bool:
+    """Whether a folder is a finished cache, which would be used and not built anew."""
+    return _read(target, {}) is not None
+
+
 def _check_room(folder: Path, n_images: int, image_size: int) -> None:
     needed = n_images * image_size**2 + _SPARE_BYTES
     free = shutil.disk_usage(folder).free

@@ -56,13 +56,22 @@ def official_weights(entry: Network) -> Mapping[str, Any]:
     try:
         state: Mapping[str, Any] = official.get_state_dict(progress=False, check_hash=True)
     except (OSError, RuntimeError) as error:  # RuntimeError: the hash is wrong
-        name = Path(urlparse(official.url).path).name
-        place = Path(torch.hub.get_dir()) / "checkpoints" / name
+        place = official_place(entry.official)
         raise WeightsError(
             f"cannot download the ImageNet weights ({error}): fetch {official.url} on a machine "
             f"that can, and put it at {str(place)!r} or pass it as --weights FILE"
         ) from None
     return state
+
+
+def official_url(name: str) -> str:
+    """Where torchvision fetches official weights from, such as ``ResNet34_Weights.DEFAULT``."""
+    return str(models.get_weight(name).url)
+
+
+def official_place(name: str) -> Path:
+    """Where torch keeps official weights on this machine, fetched or not yet."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(official_url(name)).path).name
 
 
 def read_state_dict(path: Path) -> Mapping[str, Any]:

@@ -129,24 +129,22 @@ class TrialQueue:
         """
         recovered = 0
         with self._alone():
-            stale = self._stale_trials()
-            for trial in self.running():
-                process = trial.user_attrs.get(_PROCESS, {})
-                works = still_works(process)
-                # Who takes a trial signs it before the lock is released.
-                unsigned = bool(self._lock) and not process
-                if works is False or unsigned or (works is None and trial._trial_id in stale):  # noqa: SLF001
-                    log.info(
-                        "trial %d was left by %s: it is taken up again",
-                        first_number(trial),
-                        described(process),
-                    )
-                    recovered += self._again(trial)
-            for trial in self._lost():
-                if self._lock or _age(trial) > _HAND_OVER:
-                    take_up_again(self.study, trial)
-                    recovered += 1
+            for trial in self._left_running():
+                log.info(
+                    "trial %d was left by %s: it is taken up again",
+                    first_number(trial),
+                    described(trial.user_attrs.get(_PROCESS, {})),
+                )
+                recovered += self._again(trial)
+            for trial in self._surely_lost():
+                take_up_again(self.study, trial)
+                recovered += 1
         return recovered
+
+    def left(self) -> list[FrozenTrial]:
+        """The trials of dead workers: those that ``recover`` would put back into the queue."""
+        with self._alone():
+            return [*self._left_running(), *self._surely_lost()]
 
     def running(self) -> list[FrozenTrial]:
         """The trials that some worker has."""
@@ -179,6 +177,23 @@ class TrialQueue:
             and _REASON not in trial.user_attrs
             and len(_history(trial)) < _MOST_ATTEMPTS
         ]
+
+    def _surely_lost(self) -> list[FrozenTrial]:
+        """Lost trials that nobody is about to put back: no other holds the lock, or it is long."""
+        return [t for t in self._lost() if self._lock or _age(t) > _HAND_OVER]
+
+    def _left_running(self) -> list[FrozenTrial]:
+        """The running trials whose worker is dead."""
+        stale = self._stale_trials()
+        left = []
+        for trial in self.running():
+            process = trial.user_attrs.get(_PROCESS, {})
+            works = still_works(process)
+            # Who takes a trial signs it before the lock is released.
+            unsigned = bool(self._lock) and not process
+            if works is False or unsigned or (works is None and trial._trial_id in stale):  # noqa: SLF001
+                left.append(trial)
+        return left
 
     @contextmanager
     def beating(self, trial: optuna.Trial) -> Iterator[None]:

@@ -133,6 +133,12 @@ def await_ready(study: optuna.Study) -> bool:
     return True
 
 
+def half_made(study: optuna.Study) -> bool:
+    """Whether the study is one of ours that was never made ready."""
+    attributes = study.user_attrs
+    return "settings" in attributes and "run_id" not in attributes
+
+
 def known_studies(storage: BaseStorage) -> list[str]:
     """Names of the studies in a storage, without those that only hold a claim to a winner."""
     return [name for name in optuna.get_all_study_names(storage) if WINNER not in name]
@@ -150,12 +156,7 @@ def sampler_of(trial_number: int, seed: int) -> optuna.samplers.BaseSampler:
 def trials_table(study: optuna.Study, keys: Sequence[str], experiment_id: str) -> str:
     """The best twenty trials, best first, as a Markdown table with links to their runs."""
     every = TrialQueue(study, None).trials()
-    trials = [trial for trial in every if trial.state != TrialState.WAITING]
-    sign = -1 if study.direction == optuna.study.StudyDirection.MAXIMIZE else 1
-    ranked = sorted(
-        trials,
-        key=lambda t: (t.state != TrialState.COMPLETE, sign * (t.value or 0.0), t.number),
-    )
+    begun = [trial for trial in ranked(study) if trial.state != TrialState.WAITING]
     metric = study.user_attrs["metric"]
     lines = [
         f"Study `{study.study_name}`: {counts_in_words(every)}",
@@ -163,7 +164,7 @@ def trials_table(study: optuna.Study, keys: Sequence[str], experiment_id: str) -
         f"| trial | state | val {metric} | {' | '.join(keys)} |",
         "|" + "---|" * (len(keys) + 3),
     ]
-    for trial in ranked[:20]:
+    for trial in begun[:20]:
         value = "" if trial.value is None else f"{trial.value:.4f}"
         cells = [short(trial.params.get(key, "")) for key in keys]
         run_id = trial.user_attrs.get("run_id", "")
@@ -176,6 +177,28 @@ def counts_in_words(trials: Sequence[FrozenTrial]) -> str:
     """How many trials are in which state: ``12 complete, 3 pruned, 1 running``."""
     counts = Counter(map(state_of, trials))
     return ", ".join(f"{count} {state}" for state, count in counts.items())
+
+
+def ranked(study: optuna.Study) -> list[FrozenTrial]:
+    """The trials, the best first; those that did not complete come last."""
+    sign = -1 if study.direction == optuna.study.StudyDirection.MAXIMIZE else 1
+    return sorted(
+        TrialQueue(study, None).trials(),
+        key=lambda t: (t.state != TrialState.COMPLETE, sign * (t.value or 0.0), t.number),
+    )
+
+
+def importances_of(study: optuna.Study) -> Mapping[str, float]:
+    """Share of the metric's variation that each parameter explains (fANOVA), most first, 0–1.
+
+    Empty where there are too few complete trials to tell.
+    """
+    values = [t.value for t in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))]
+    if len(values) <= 3 or len(set(values)) == 1:
+        return {}
+    return optuna.importance.get_param_importances(
+        study, evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0)
+    )
 
 
 def open_storage(url: str) -> BaseStorage:
@@ -212,6 +235,27 @@ def _created_by_one(create: Callable[[], RDBStorage]) -> RDBStorage:
     return create()
 
 
+def existing_storage(url: str) -> BaseStorage | None:
+    """Open the study storage, but create nothing; None where its file is not there.
+
+    Args:
+        url: As ``open_storage`` takes it.
+
+    Raises:
+        UsageError: It holds no studies, or its database does not answer.
+    """
+    database = local_file(url)
+    if database and not database.is_file():
+        return None
+    try:
+        if database and storage_url(url).startswith(_JOURNAL):
+            return JournalStorage(JournalFileBackend(str(database)))
+        return _with_heartbeat(storage_url(url), skip_table_creation=True)
+    except Exception as error:  # noqa: BLE001 - each storage has errors of its own
+        first = str(error).splitlines()[0]
+        raise UsageError(f"cannot open the study storage {storage_url(url)!r}: {first}") from None
+
+
 def storage_url(url: str) -> str:
     """The storage's URL, with the local default and local paths made absolute."""
     for scheme in (_SQLITE, _JOURNAL):
@@ -235,7 +279,7 @@ def queue_of(study: optuna.Study, storage: str) -> TrialQueue:
     return TrialQueue(study, file.with_name(f"{file.name}.queue.lock") if file else None)
 
 
-def _with_heartbeat(url: str) -> RDBStorage:
+def _with_heartbeat(url: str, *, skip_table_creation: bool = False) -> RDBStorage:
     # sqlite: others may be writing for a while. PostgreSQL: it may have been restarted.
     local = {"connect_args": {"timeout": 60}}
     storage = RDBStorage(
@@ -243,6 +287,7 @@ def _with_heartbeat(url: str) -> RDBStorage:
         engine_kwargs=local if url.startswith(_SQLITE) else {"pool_pre_ping": True},
         heartbeat_interval=_HEARTBEAT_SECONDS,
         grace_period=_GRACE_SECONDS,
+        skip_table_creation=skip_table_creation,
     )
     # From now on, that is: a database that was never there is said to be missing at once.
     listen(storage.engine, "do_connect", _connect_patiently)

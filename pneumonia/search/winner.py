@@ -16,7 +16,7 @@ from pneumonia.evaluation.study_figures import optimisation_history, parameter_i
 from pneumonia.search.invocation import Invocation
 from pneumonia.search.outcome import Outcome, describe, log_outcome
 from pneumonia.search.queue import TrialQueue, first_number, reason_of, state_of
-from pneumonia.search.study import RUN, counts_in_words, trials_table
+from pneumonia.search.study import RUN, counts_in_words, importances_of, trials_table
 from pneumonia.tracking.local_state import LocalState
 from pneumonia.tracking.runs import Run, find_run
 from pneumonia.training.loop import Trained, build_network
@@ -143,19 +143,6 @@ def _drop_checkpoints(losers: list[FrozenTrial]) -> None:
         child = find_run(trial.user_attrs["run_id"])
         if child.has_checkpoint():
             child.drop_checkpoint()
-
-
-def importances_of(study: optuna.Study) -> Mapping[str, float]:
-    """Share of the metric's variation that each parameter explains (fANOVA), most first, 0–1.
-
-    Empty where there are too few complete trials to tell.
-    """
-    values = [t.value for t in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))]
-    if len(values) <= 3 or len(set(values)) == 1:
-        return {}
-    return optuna.importance.get_param_importances(
-        study, evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0)
-    )
 
 
 def in_order(importances: Mapping[str, float]) -> str:

@@ -106,7 +106,7 @@ class Outbox:
                 self.flush()
             return
         try:
-            self._deliver(run_id, entry)
+            self.deliver(run_id, entry)
         except Exception as error:
             if not is_outage(error):
                 raise
@@ -169,7 +169,7 @@ class Outbox:
 
     def _deliver_waiting(self) -> None:
         for run_id in sorted(self._waiting):
-            deliver_kept(run_id, self._deliver)
+            deliver_kept(run_id, self.deliver)
             self._waiting.discard(run_id)
 
     def _keep(self, run_id: str, entry: Entry) -> None:
@@ -190,7 +190,12 @@ class Outbox:
             ) from error
         self._waiting.add(run_id)
 
-    def _deliver(self, run_id: str, entry: Entry) -> None:
+    def deliver(self, run_id: str, entry: Entry) -> None:
+        """Log an entry now.
+
+        Raises:
+            MlflowException, OSError: The store refuses it, or is away.
+        """
         content = entry.content
         match entry.kind:
             case "metrics":

@@ -29,10 +29,8 @@ def connect(tracking_uri: str | None = None) -> str:
     Raises:
         TrackingError: The server or store does not answer.
     """
-    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}mlflow.db"
-    if uri.startswith(_SQLITE):
-        database = Path(uri.removeprefix(_SQLITE)).absolute()
-        uri = f"{_SQLITE}{database}"
+    uri = chosen_uri(tracking_uri)
+    if database := local_database(uri):
         create_once(database, _create_mlflow_tables)
     elif uri.startswith(("http://", "https://")):
         _check_server(uri)
@@ -43,6 +41,19 @@ def connect(tracking_uri: str | None = None) -> str:
     except Exception as error:
         raise _unreachable(uri, str(error)) from error
     return uri
+
+
+def chosen_uri(tracking_uri: str | None = None) -> str:
+    """The store that ``connect`` would choose, with local paths made absolute."""
+    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}mlflow.db"
+    if uri.startswith(_SQLITE):
+        return f"{_SQLITE}{Path(uri.removeprefix(_SQLITE)).absolute()}"
+    return uri
+
+
+def local_database(uri: str) -> Path | None:
+    """The file a store is, where it is an sqlite one."""
+    return Path(uri.removeprefix(_SQLITE)) if uri.startswith(_SQLITE) else None
 
 
 def choose_experiment(name: str) -> None:

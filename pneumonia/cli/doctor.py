@@ -1,0 +1,43 @@
+"""``pneumonia doctor``."""
+
+import click
+
+from pneumonia.cli.options import tracking_uri_option
+
+_NOT_WELL = 3
+
+
+@click.command()
+@click.option("--fix", is_flag=True, help="Mark or remove what dead processes left behind.")
+@click.option("--storage", default="", help="Optuna storage URL; ./optuna.db by default.")
+@tracking_uri_option
+def doctor(fix: bool, storage: str, tracking_uri: str | None) -> None:
+    """Check the installation, and find what dead processes left behind.
+
+    Runs and trials that count as running, unfinished caches, checkpoints without a run. Exit code
+    3 says that something is left or wrong.
+
+    \b
+    pneumonia doctor
+    pneumonia doctor --fix
+    """
+    from pneumonia.doctor.examination import examine
+    from pneumonia.doctor.findings import Mark
+
+    left = wrong = 0
+    for section in examine(tracking_uri, storage):
+        click.echo(section.title)
+        for remark in section.told(fix=fix):
+            click.echo(f"  {remark.mark:<7} {remark.text}")
+            left += remark.mark == Mark.LEFT
+            wrong += remark.mark == Mark.WRONG
+        if not section.findings:
+            click.echo(f"  {Mark.OK:<7} nothing is left behind")
+    if left:
+        remedy = "see why above" if fix else "'pneumonia doctor --fix' mends that"
+        click.echo(f"{left:,} left behind: {remedy}")
+    if wrong:
+        click.echo(f"{wrong:,} wrong: see what to do above")
+    if left or wrong:
+        click.get_current_context().exit(_NOT_WELL)
+    click.echo("All is well.")

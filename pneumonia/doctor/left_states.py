@@ -1,0 +1,146 @@
+"""What runs keep on this machine: needed to go on, still to be delivered, or left over."""
+
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pneumonia.doctor.findings import Leftover, Mark, Remark, Section, in_words, size_of
+from pneumonia.doctor.left_runs import how_to_go_on, named
+from pneumonia.doctor.stores import without_password
+from pneumonia.errors import UsageError
+from pneumonia.processes import still_works
+from pneumonia.tracking.local_state import LocalState, kept_runs
+from pneumonia.tracking.lookup import existing_run
+from pneumonia.tracking.outbox import kept_entries
+from pneumonia.tracking.runs import Run
+
+
+@dataclass(frozen=True, slots=True)
+class UnneededState(Leftover):
+    """The folder of a run that will not be gone on with."""
+
+    local: LocalState
+    reason: str
+
+    @property
+    def text(self) -> str:  # noqa: D102 - see Leftover
+        size = in_words(size_of(self.local.folder))
+        return f"{str(self.local.folder)!r} ({size}) is of no use: {self.reason}"
+
+    @property
+    def remedy(self) -> str:  # noqa: D102
+        return "remove it"
+
+    def mend(self) -> str:  # noqa: D102
+        if not self.local.folder.is_dir():
+            return "it is gone already"
+        with self.local.alone():
+            if _at_work(self.local, existing_run(self.local.run_id)):
+                raise UsageError("a process works on the run by now")
+            # The lock goes with the folder, while we hold it: nobody waits for it, since whoever
+            # finds it held gives up.
+            shutil.rmtree(self.local.folder)
+        return "removed"
+
+
+@dataclass(frozen=True, slots=True)
+class TornFile(Leftover):
+    """A file that a process had not finished writing when it died."""
+
+    path: Path
+    local: LocalState
+
+    @property
+    def text(self) -> str:  # noqa: D102
+        return f"{str(self.path)!r} ({in_words(size_of(self.path))}) was not written to its end"
+
+    @property
+    def remedy(self) -> str:  # noqa: D102
+        return "remove it"
+
+    def mend(self) -> str:  # noqa: D102
+        with self.local.alone():
+            if still_works(self.local.read_signature()):
+                raise UsageError("a process works on the run by now")
+            self.path.unlink(missing_ok=True)
+        return "removed"
+
+
+def look_at_states(store: str | None) -> Section:
+    """Look through what runs keep on this machine.
+
+    Args:
+        store: The connected tracking store; None where there is none to ask.
+
+    Raises:
+        TrackingError: The store stopped answering.
+    """
+    findings: list[Remark | Leftover] = []
+    elsewhere: Counter[str] = Counter()
+    working = 0
+    for local in kept_runs():
+        run = existing_run(local.run_id) if store else None
+        if _at_work(local, run):
+            working += 1
+            continue
+        waiting = len(kept_entries(local.run_id))
+        if run is None and not (store and _same(store, local.tracking_uri)):
+            elsewhere[local.tracking_uri or "a store that is not known"] += 1
+            findings += _undelivered(local, waiting)
+            continue
+        # One that is removed as a whole needs nothing else to be said of it.
+        if unneeded := _unneeded(local, run, waiting):
+            findings.append(unneeded)
+            continue
+        findings += _undelivered(local, waiting)
+        findings += [TornFile(path, local) for path in _torn(local)]
+        if run is not None and run.status != "FINISHED" and _can_go_on(local):
+            what = f"{named(run)} was stopped, and keeps {in_words(size_of(local.folder))}"
+            findings.append(Remark(Mark.NOTE, what + how_to_go_on(run)))
+    if working:
+        findings.append(Remark(Mark.NOTE, f"folders of runs at work: {working:,}"))
+    for uri, count in sorted(elsewhere.items()):
+        where = without_password(uri, uri)
+        what = f"folders of runs in {where}: {count:,}; --tracking-uri looks at them"
+        findings.append(Remark(Mark.NOTE, what))
+    return Section("Kept for runs", findings)
+
+
+def _at_work(local: LocalState, run: Run | None) -> bool:
+    return bool(still_works(local.read_signature()) or (run is not None and still_works(run.tags)))
+
+
+def _same(one: str, other: str | None) -> bool:
+    return other is not None and one.rstrip("/") == other.rstrip("/")
+
+
+def _can_go_on(local: LocalState) -> bool:
+    return local.checkpoint.exists() or local.invocation.exists()
+
+
+def _unneeded(local: LocalState, run: Run | None, waiting: int) -> UnneededState | None:
+    if run is None:
+        return UnneededState(local, f"run {local.run_id} was deleted")
+    if run.status == "FINISHED" and not waiting:
+        return UnneededState(local, f"{named(run)} has ended well")
+    if run.status != "RUNNING" and not waiting and not _can_go_on(local):
+        return UnneededState(local, f"{named(run)} has ended, and holds nothing to go on with")
+    return None
+
+
+def _undelivered(local: LocalState, waiting: int) -> Iterator[Remark]:
+    if waiting:
+        what = f"entries that wait to be logged to run {local.run_id}: {waiting:,}"
+        yield Remark(Mark.WRONG, f"{what}; 'pneumonia sync' delivers them")
+
+
+def _torn(local: LocalState) -> list[Path]:
+    """What was written beside its place, and never put there, by a process that is dead."""
+    if still_works(local.read_signature()) is not False:
+        return []
+    torn = [*local.folder.glob(f"{local.checkpoint.name}.*"), *local.folder.glob("*.tmp")]
+    torn += local.outbox.glob("*.partial")
+    torn += (f for f in local.outbox.glob("*.bin") if not f.with_suffix(".json").exists())
+    return sorted(torn)

@@ -1,0 +1,58 @@
+"""Looking runs up, at once: who asks here does not wait for a store that is away."""
+
+from mlflow.entities import LifecycleStage
+from mlflow.exceptions import MlflowException
+
+from pneumonia.errors import TrackingError
+from pneumonia.tracking.outbox import outbox
+from pneumonia.tracking.runs import Run
+from pneumonia.tracking.store import tracking_uri
+
+
+def runs_at_work() -> list[Run]:
+    """Every run that counts as running, in all experiments, the oldest first.
+
+    Raises:
+        TrackingError: The store does not answer.
+    """
+    client = outbox().client
+    runs: list[Run] = []
+    try:
+        identifiers = [experiment.experiment_id for experiment in client.search_experiments()]
+        token = None
+        while identifiers:
+            page = client.search_runs(
+                identifiers,
+                "attributes.status = 'RUNNING'",
+                order_by=["attributes.start_time", "attributes.run_id"],
+                page_token=token,
+            )
+            runs += map(Run, page)
+            token = page.token
+            if not token:
+                break
+    except (MlflowException, OSError) as error:
+        raise _no_answer(error) from error
+    return runs
+
+
+def existing_run(run_id: str) -> Run | None:
+    """The run of an id; None where the store has none, or it was deleted.
+
+    Raises:
+        TrackingError: The store does not answer.
+    """
+    try:
+        found = outbox().client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        raise _no_answer(error) from error
+    except OSError as error:
+        raise _no_answer(error) from error
+    return None if found.info.lifecycle_stage == LifecycleStage.DELETED else Run(found)
+
+
+def _no_answer(error: Exception) -> TrackingError:
+    first = (str(error) or type(error).__name__).splitlines()[0]
+    return TrackingError(f"the tracking store {tracking_uri()!r} cannot say ({first}): try again")

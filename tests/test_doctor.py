@@ -1,0 +1,377 @@
+"""What dead processes leave behind is found, told, and mended; what is in use is left alone."""
+
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlflow
+import optuna
+import pytest
+from click.testing import Result
+from filelock import FileLock
+from PIL import Image
+
+from pneumonia.data.cache import default_folder, open_cache
+from pneumonia.data.preprocessing import Preprocessing
+from pneumonia.processes import this_process
+from pneumonia.search.queue import TrialQueue
+from pneumonia.search.study import open_storage, queue_of
+from pneumonia.tracking.local_state import LocalState
+from pneumonia.tracking.outbox import Entry
+from pneumonia.tracking.runs import continue_run
+from pneumonia.tracking.store import connect
+
+Cli = Callable[..., Result]
+Tags = dict[str, str]
+ELSEWHERE = {"process.host": "another-machine", "process.id": "1", "process.started": "1.00"}
+
+
+@dataclass
+class Place:
+    """A working directory with a tracking store, a cache and a state folder of its own."""
+
+    folder: Path
+    cli: Cli
+    client: mlflow.MlflowClient
+
+    def doctor(self, *arguments: str, code: int) -> str:
+        result = self.cli("doctor", *arguments)
+        assert result.exit_code == code, result.output
+        assert result.exception is None or isinstance(result.exception, SystemExit)
+        return result.stdout
+
+    def run(self, tags: Tags, name: str = "some") -> str:
+        return str(self.client.create_run("0", tags=tags, run_name=name).info.run_id)
+
+    def status(self, run_id: str) -> str:
+        return str(self.client.get_run(run_id).info.status)
+
+    def state(self, run_id: str, tags: Tags, monkeypatch: pytest.MonkeyPatch) -> LocalState:
+        """What a process left of a run on this machine."""
+        local = LocalState(run_id)
+        with monkeypatch.context() as patch:
+            patch.setattr("pneumonia.tracking.local_state.this_process", lambda: tags)
+            local.sign(f"sqlite:///{self.folder}/mlflow.db")
+        local.checkpoint.write_bytes(bytes(5000))
+        return local
+
+
+@pytest.fixture(scope="module")
+def empty_studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("empty")
+    open_storage(f"sqlite:///{folder}/optuna.db")
+    return folder / "optuna.db"
+
+
+@pytest.fixture
+def apart(
+    workplace: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    own = tmp_path_factory.mktemp("own")
+    monkeypatch.setenv("PNEUMONIA_STATE", str(own / "state"))
+    monkeypatch.setenv("PNEUMONIA_CACHE", str(own / "cache"))
+    return workplace
+
+
+@pytest.fixture
+def place(apart: Path, empty_store: Path, run_cli: Cli) -> Place:
+    shutil.copy(empty_store, apart / "mlflow.db")
+    uri = f"sqlite:///{apart}/mlflow.db"
+    connect(uri)
+    return Place(apart, run_cli, mlflow.MlflowClient(uri))
+
+
+@pytest.fixture
+def studies(place: Place, empty_studies: Path) -> str:
+    shutil.copy(empty_studies, place.folder / "optuna.db")
+    return f"sqlite:///{place.folder}/optuna.db"
+
+
+def test_a_new_installation_is_well_and_nothing_is_made(apart: Path, run_cli: Cli) -> None:
+    result = run_cli("doctor")
+    assert result.exit_code == 0, result.output
+    for told in (
+        "torch 2.",
+        "CPU cores",
+        "device cpu: fp32 works; bf16 works",
+        "fp16 does not (precision 'fp16' needs a GPU)",
+        "download.pytorch.org/models/resnet34",
+        f"tracking store 'sqlite:///{apart}/mlflow.db': not there yet",
+        f"study storage 'sqlite:///{apart}/optuna.db': not there yet",
+    ):
+        assert told in result.stdout
+    assert result.stdout.endswith("All is well.\n")
+    assert list(apart.iterdir()) == []
+    assert not default_folder().exists()
+
+
+def test_a_server_that_is_away_is_wrong_and_its_password_is_not_told(place: Place) -> None:
+    report = place.doctor("--tracking-uri", "http://me:secret@127.0.0.1:9", code=3)
+    assert "wrong   the tracking store 'http://me:***@127.0.0.1:9' does not answer" in report
+    assert "secret" not in report
+    assert "Caches" in report
+
+
+def test_a_storage_that_holds_no_studies_is_wrong_and_stays_as_it_is(place: Place) -> None:
+    before = (place.folder / "mlflow.db").read_bytes()
+    report = place.doctor("--storage", "sqlite:///mlflow.db", code=3)
+    assert "wrong   cannot open the study storage" in report
+    assert (place.folder / "mlflow.db").read_bytes() == before
+
+
+def test_a_folder_that_cannot_be_written_to_is_wrong(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (place.folder / "file").touch()
+    monkeypatch.setenv("PNEUMONIA_STATE", str(place.folder / "file"))
+    assert "cannot be written to: allow it, or set PNEUMONIA_STATE" in place.doctor(code=3)
+
+
+def test_runs_of_dead_processes_are_marked_and_no_others(place: Place, dead: Tags) -> None:
+    left, theirs, foreign = place.run(dead), place.run(ELSEWHERE), place.run({})
+    own = place.run(this_process())
+    place.client.log_metric(left, "val/auc", 0.5, step=1)
+    report = place.doctor(code=3)
+    assert f"left    run {left} (some) counts as running, but process" in report
+    assert f"note    run {theirs} (some) is worked on by process 1 on another-machine" in report
+    assert report.count("left  ") == 1
+    assert place.status(left) == "RUNNING"
+
+    assert f"mended  run {left}" in place.doctor("--fix", code=0)
+    assert place.status(left) == "KILLED"
+    known = place.client.get_run(left)
+    assert known.data.metrics == {"val/auc": 0.5}
+    assert known.data.tags["error"].endswith("died")
+    assert {place.status(run) for run in (theirs, foreign, own)} == {"RUNNING"}
+    assert left not in place.doctor(code=0)
+
+
+def begun_study(name: str, url: str, run_id: str, trials: int = 2) -> TrialQueue:
+    study = optuna.create_study(study_name=name, storage=open_storage(url))
+    study.set_user_attr("settings", {})
+    study.set_user_attr("run_id", run_id)
+    queue = queue_of(study, url)
+    queue.fill(trials)
+    return queue
+
+
+def take_as(queue: TrialQueue, tags: Tags, monkeypatch: pytest.MonkeyPatch) -> optuna.Trial:
+    with monkeypatch.context() as patch:
+        patch.setattr("pneumonia.search.queue.this_process", lambda: tags)
+        trial = queue.take()
+    assert trial is not None
+    return trial
+
+
+def test_trials_of_dead_workers_wait_again(
+    place: Place, studies: str, dead: Tags, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = begun_study("night", studies, "0", trials=4)
+    lost, own, theirs = (
+        take_as(queue, tags, monkeypatch) for tags in (dead, this_process(), ELSEWHERE)
+    )
+    report = place.doctor(code=3)
+    assert (
+        f"left    trial {lost.number} of 'night' was left by process {dead['process.id']}" in report
+    )
+    assert "note    trial 2 of 'night' is worked on by process 1 on another-machine" in report
+    assert "mended  trial 0 of 'night'" in place.doctor("--fix", code=0)
+    assert [trial.number for trial in queue.running()] == [own.number, theirs.number]
+    assert len(queue.trials()) == 4
+    assert "trial 0" not in place.doctor(code=0)
+
+
+def test_a_trial_of_another_machine_is_left_once_its_heartbeat_is_long_past(
+    place: Place, studies: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = begun_study("night", studies, "0")
+    take_as(queue, ELSEWHERE, monkeypatch)
+    assert "trial 0 of 'night' is worked on by process 1" in place.doctor("--fix", code=0)
+    monkeypatch.setattr(
+        optuna.storages.RDBStorage,
+        "_get_stale_trial_ids",
+        lambda *_: [queue.running()[0]._trial_id],
+    )
+    assert "mended  trial 0 of 'night'" in place.doctor("--fix", code=0)
+    assert queue.running() == []
+
+
+def test_a_study_that_was_left_half_made_is_deleted_and_another_program_s_is_not(
+    place: Place, studies: str, dead: Tags
+) -> None:
+    for name, tags in (("half", dead), ("preparing", this_process()), ("theirs", ELSEWHERE)):
+        study = optuna.create_study(study_name=name, storage=open_storage(studies))
+        for key, value in {"settings": {}, **tags}.items():
+            study.set_user_attr(key, value)
+    optuna.create_study(study_name="foreign", storage=studies).ask()
+    report = place.doctor(code=3)
+    assert "left    study 'half' was left half made by process" in report
+    assert "note    study 'preparing' is being made ready" in report
+    assert "note    study 'theirs' is not ready" in report
+    assert "foreign" not in report
+    assert "mended  study 'half'" in place.doctor("--fix", code=0)
+    assert optuna.get_all_study_names(studies) == ["preparing", "theirs", "foreign"]
+
+
+def test_a_search_is_not_left_while_somebody_works_on_its_study(
+    place: Place, studies: str, dead: Tags, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = place.run({**dead, "kind": "search", "study": "night"}, "search")
+    place.state(run_id, dead, monkeypatch).write_invocation(
+        {
+            "tracking_uri": f"sqlite:///{place.folder}/mlflow.db",
+            "experiment": {"name": "demo", "training": {}, "data": {}, "space": {}},
+            "search": {"study": "night", "storage": studies},
+            "registering": True,
+        }
+    )
+    queue = begun_study("night", studies, run_id)
+    trial = take_as(queue, ELSEWHERE, monkeypatch)
+    assert "has died: others go on with its study" in place.doctor("--fix", code=0)
+    assert place.status(run_id) == "RUNNING"
+    queue.study.tell(trial, 0.5)
+    take_as(queue, dead, monkeypatch)
+    report = place.doctor("--fix", code=0)
+    assert "mended  trial 1 of 'night'" in report
+    assert f"marked KILLED; 'pneumonia train --resume {run_id}' goes on with it" in report
+    assert place.status(run_id) == "KILLED"
+    assert LocalState(run_id).invocation.exists()
+
+
+def test_what_is_kept_is_removed_once_nobody_can_need_it(
+    place: Place, dead: Tags, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("stopped", "finished", "deleted", "purged", "at work")
+    runs = {name: place.run(this_process() if name == "at work" else dead, name) for name in names}
+    kept = {
+        name: place.state(run_id, this_process() if name == "at work" else dead, monkeypatch)
+        for name, run_id in runs.items()
+    }
+    place.client.set_terminated(runs["stopped"], "KILLED")
+    place.client.set_terminated(runs["finished"], "FINISHED")
+    place.client.delete_run(runs["deleted"])
+    kept["purged"].folder.rename(LocalState("0" * 32).folder)
+    kept["purged"] = LocalState("0" * 32)
+    torn = kept["stopped"].folder / "checkpoint.pt.abcdefgh"
+    torn.write_bytes(bytes(10))
+    with monkeypatch.context() as patch:
+        patch.setattr("pneumonia.tracking.local_state.this_process", lambda: dead)
+        elsewhere = LocalState("1" * 32)
+        elsewhere.sign("http://another:5000")
+
+    report = place.doctor(code=3)
+    assert f"run {runs['stopped']} (stopped) was stopped, and keeps" in report
+    assert "folders of runs in http://another:5000: 1" in report
+    assert all(local.folder.exists() for local in kept.values())
+    report = place.doctor("--fix", code=0)
+    assert {name for name in kept if kept[name].folder.exists()} == {"stopped", "at work"}
+    assert kept["stopped"].checkpoint.exists()
+    assert not torn.exists()
+    assert elsewhere.folder.exists()
+    assert "left  " not in place.doctor(code=0)
+
+
+def test_what_was_taken_up_meanwhile_is_not_mended(
+    place: Place, dead: Tags, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = place.run(dead)
+    place.client.set_terminated(run_id, "FINISHED")
+    local = place.state(run_id, dead, monkeypatch)
+    with FileLock(local.folder / "lock"):
+        report = place.doctor("--fix", code=3)
+    assert f"not mended: another process works on run {run_id} already" in report
+    assert local.checkpoint.exists()
+
+
+def test_what_waits_to_be_delivered_is_told_and_kept(
+    place: Place, dead: Tags, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = place.run(dead)
+    local = place.state(run_id, dead, monkeypatch)
+    local.outbox.mkdir()
+    Entry("tags", {"late": "yes"}).write(local.outbox / "000001.json")
+    (local.outbox / "000002.partial").touch()
+    report = place.doctor("--fix", code=3)
+    told = f"wrong   entries that wait to be logged to run {run_id}: 1; 'pneumonia sync' delivers"
+    assert told in report
+    assert place.status(run_id) == "RUNNING"
+    assert [file.name for file in local.outbox.iterdir()] == ["000001.json"]
+    assert place.cli("sync").exit_code == 0
+    assert f"mended  run {run_id}" in place.doctor("--fix", code=0)
+    assert place.client.get_run(run_id).data.tags["late"] == "yes"
+
+
+def test_a_run_that_is_taken_up_never_looks_left(
+    place: Place, dead: Tags, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = place.run(dead)
+    place.client.set_terminated(run_id, "KILLED")
+    reports = []
+    update_run = mlflow.MlflowClient.update_run
+
+    def look_on(*arguments: object, **options: object) -> None:
+        update_run(*arguments, **options)
+        reports.append(place.doctor("--fix", code=0))
+
+    monkeypatch.setattr(mlflow.MlflowClient, "update_run", look_on)
+    continue_run(run_id)
+    assert "runs at work on this machine: 1" in reports[0]
+    assert place.status(run_id) == "RUNNING"
+
+
+def test_a_store_that_is_away_makes_no_run_look_deleted(
+    place: Place, dead: Tags, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local = place.state(place.run(dead), dead, monkeypatch)
+    (place.folder / "mlflow.db").rename(place.folder / "moved.db")
+    assert "folders of runs in sqlite:/" in place.doctor("--fix", code=0)
+    assert local.checkpoint.exists()
+
+
+def build_and_die(files: dict[str, Path]) -> None:
+    """Be killed in the middle of building a cache."""
+    if child := os.fork():
+        assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+        return
+    open_cache(files, Preprocessing(32), progress=lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+
+
+def test_a_cache_is_left_when_its_builder_was_killed_and_not_while_it_builds(
+    place: Place,
+) -> None:
+    image = place.folder / "image.png"
+    Image.linear_gradient("L").save(image)
+    files = {"digest": image}
+    build_and_die(files)
+    (building,) = (path for path in default_folder().iterdir() if path.is_dir())
+    target = default_folder() / building.name.partition(".")[0]
+    with FileLock(f"{target}.lock"):
+        assert "note    caches being built at this moment: 1" in place.doctor("--fix", code=0)
+    report = place.doctor(code=3)
+    assert f"cache {str(building)!r}" in report
+    assert f"lock {str(target) + '.lock'!r} locks nothing" in report
+    place.doctor("--fix", code=0)
+    assert list(default_folder().iterdir()) == []
+
+    open_cache(files, Preprocessing(32))
+    assert "nothing is left behind" in place.doctor("--fix", code=0)
+    assert (target / "pixels.npy").exists()
+    (target / "index.json").unlink()  # as when it was killed while it removed a damaged one
+    assert f"mended  cache {str(target)!r}" in place.doctor("--fix", code=0)
+    assert len(open_cache(files, Preprocessing(32)).rows) == 1
+
+
+def test_an_unfinished_demo_set_is_left_when_nothing_was_drawn_for_an_hour(place: Place) -> None:
+    unfinished = default_folder() / f".demo-xrays-{'0' * 32}"
+    (unfinished / "train").mkdir(parents=True)
+    place.doctor(code=0)
+    long_ago = time.time() - 4000
+    for folder in (unfinished / "train", unfinished):
+        os.utime(folder, (long_ago, long_ago))
+    assert "left    demo set" in place.doctor(code=3)
+    place.doctor("--fix", code=0)
+    assert not unfinished.exists()
