@@ -90,7 +90,11 @@ def train(
     """
     from pneumonia.cli.preparation import load_data
     from pneumonia.search.experiment import load_experiment
-    from pneumonia.search.invocation import Invocation, invocation_of, kept_tracking_uri
+    from pneumonia.search.invocation import (
+        Invocation,
+        invocation_to_resume,
+        kept_tracking_uri,
+    )
     from pneumonia.search.study import SearchSettings, storage_url
     from pneumonia.tracking.store import choose_experiment, connect
     from pneumonia.training.distributed import torchrun_ranks
@@ -106,7 +110,7 @@ def train(
         _refuse_other_options()
         if ranks.is_first:
             connect(tracking_uri or kept_tracking_uri(run_id))
-        invocation = invocation_of(run_id, local=not ranks.is_first)
+        invocation = invocation_to_resume(run_id, local=not ranks.is_first)
     else:
         chosen = load_experiment(experiment, given({"data": data, "network": network, **settings}))
         search = SearchSettings(

@@ -8,7 +8,7 @@ from optuna.trial import FrozenTrial
 
 from pneumonia.doctor.findings import Leftover, Mark, Remark, Section
 from pneumonia.processes import described, still_works
-from pneumonia.search.queue import TrialQueue, first_number
+from pneumonia.search.queue import TrialQueue, first_number, worker_of
 from pneumonia.search.study import WINNER, half_made, queue_of
 
 
@@ -22,7 +22,7 @@ class LeftTrial(Leftover):
     @property
     def text(self) -> str:  # noqa: D102 - see Leftover
         return (
-            f"{_named(self.queue.study, self.trial)} was left by {described(self.trial.user_attrs)}"
+            f"{_named(self.queue.study, self.trial)} was left by {described(worker_of(self.trial))}"
         )
 
     @property
@@ -81,7 +81,7 @@ def look_at_studies(storage: BaseStorage, url: str) -> Section:
         known = {trial.number for trial in left}
         for trial in queue.running():
             if trial.number not in known:
-                worker = described(trial.user_attrs)
+                worker = described(worker_of(trial))
                 where = f"{_named(study, trial)} is worked on by {worker}"
                 findings.append(Remark(Mark.NOTE, where))
     return Section("Studies", findings)

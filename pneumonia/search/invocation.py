@@ -104,13 +104,27 @@ def invocation_of(run_id: str, *, local: bool = False) -> Invocation:
     )
 
 
+def invocation_to_resume(run_id: str, *, local: bool = False) -> Invocation:
+    """How a run that is to go on was invoked; one that died before it told is ended as KILLED.
+
+    Arguments as for ``invocation_of``.
+
+    Raises:
+        UsageError: The run cannot go on.
+    """
+    try:
+        return invocation_of(run_id, local=local)
+    except UsageError:
+        if local or not end_if_dead(run_id):
+            raise
+    raise UsageError(
+        f"run {run_id!r} died before it had said how it was invoked, and is ended as KILLED: "
+        "begin it anew"
+    )
+
+
 def _stored(run_id: str) -> dict[str, Any]:
     text = read_text(run_id, _FILE)
-    if text is None and end_if_dead(run_id):
-        raise UsageError(
-            f"run {run_id!r} died before it had said how it was invoked, and is ended as KILLED: "
-            "begin it anew"
-        )
     if text is None:
         raise UsageError(
             f"run {run_id!r} cannot be resumed: it was not begun by 'pneumonia train', or is in "

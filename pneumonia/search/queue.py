@@ -8,7 +8,7 @@ import copy
 import logging
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -133,7 +133,7 @@ class TrialQueue:
                 log.info(
                     "trial %d was left by %s: it is taken up again",
                     first_number(trial),
-                    described(trial.user_attrs.get(_PROCESS, {})),
+                    described(worker_of(trial)),
                 )
                 recovered += self._again(trial)
             for trial in self._surely_lost():
@@ -154,7 +154,7 @@ class TrialQueue:
         """Whether another worker has a trial; one that this process still has is put back."""
         self.recover()
         running = self.running()
-        own = [t for t in running if t.user_attrs.get(_PROCESS) == this_process()]
+        own = [t for t in running if worker_of(t) == this_process()]
         for trial in own:  # interrupted between taking it and working on it
             self._again(trial)
         return len(running) > len(own)
@@ -187,7 +187,7 @@ class TrialQueue:
         stale = self._stale_trials()
         left = []
         for trial in self.running():
-            process = trial.user_attrs.get(_PROCESS, {})
+            process = worker_of(trial)
             works = still_works(process)
             # Who takes a trial signs it before the lock is released.
             unsigned = bool(self._lock) and not process
@@ -276,6 +276,12 @@ def first_number(trial: FrozenTrial) -> int:
     """Number of a trial's first attempt, by which it is called."""
     history = _history(trial)
     return history[0] if history else trial.number
+
+
+def worker_of(trial: FrozenTrial) -> Mapping[str, str]:
+    """The process that has a trial, or had it last; empty where none has signed."""
+    process: Mapping[str, str] = trial.user_attrs.get(_PROCESS, {})
+    return process
 
 
 def state_of(trial: FrozenTrial) -> str:
