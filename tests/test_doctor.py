@@ -19,7 +19,7 @@ from pneumonia.data.cache import default_folder, open_cache
 from pneumonia.data.preprocessing import Preprocessing
 from pneumonia.processes import this_process
 from pneumonia.search.queue import TrialQueue
-from pneumonia.search.study import open_storage, queue_of
+from pneumonia.search.storage import open_storage, queue_of
 from pneumonia.tracking.local_state import LocalState
 from pneumonia.tracking.outbox import Entry
 from pneumonia.tracking.runs import continue_run

@@ -95,7 +95,8 @@ def train(
         invocation_to_resume,
         kept_tracking_uri,
     )
-    from pneumonia.search.study import SearchSettings, storage_url
+    from pneumonia.search.storage import storage_url
+    from pneumonia.search.study import SearchSettings
     from pneumonia.tracking.store import choose_experiment, connect
     from pneumonia.training.distributed import torchrun_ranks
 

@@ -9,7 +9,8 @@ from pneumonia.doctor.findings import Leftover, Mark, Remark, Section
 from pneumonia.errors import UsageError
 from pneumonia.processes import described, still_works
 from pneumonia.search.invocation import invocation_of
-from pneumonia.search.study import WINNER, existing_storage, open_study, queue_of
+from pneumonia.search.storage import existing_storage, queue_of
+from pneumonia.search.study import WINNER, open_study
 from pneumonia.tracking.lookup import existing_run, runs_at_work
 from pneumonia.tracking.outbox import Entry, kept_entries, outbox
 from pneumonia.tracking.runs import Run

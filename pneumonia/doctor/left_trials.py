@@ -9,7 +9,8 @@ from optuna.trial import FrozenTrial
 from pneumonia.doctor.findings import Leftover, Mark, Remark, Section
 from pneumonia.processes import described, still_works
 from pneumonia.search.queue import TrialQueue, first_number, worker_of
-from pneumonia.search.study import WINNER, half_made, queue_of
+from pneumonia.search.storage import queue_of
+from pneumonia.search.study import WINNER, half_made
 
 
 @dataclass(frozen=True, slots=True)

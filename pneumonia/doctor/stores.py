@@ -7,7 +7,8 @@ from optuna.storages import BaseStorage
 
 from pneumonia.doctor.findings import Mark, Remark, Section
 from pneumonia.errors import PneumoniaError
-from pneumonia.search.study import existing_storage, known_studies, storage_url
+from pneumonia.search.storage import existing_storage, storage_url
+from pneumonia.search.study import known_studies
 from pneumonia.tracking.store import chosen_uri, connect, local_database
 
 

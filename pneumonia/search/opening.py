@@ -13,6 +13,7 @@ from pneumonia.search.invocation import Invocation
 from pneumonia.search.queue import TrialQueue
 from pneumonia.search.single import log_beginning
 from pneumonia.search.space import inside
+from pneumonia.search.storage import open_storage, queue_of
 from pneumonia.search.study import (
     RUN,
     WINNER,
@@ -20,9 +21,7 @@ from pneumonia.search.study import (
     check_same,
     create_study,
     known_studies,
-    open_storage,
     open_study,
-    queue_of,
 )
 from pneumonia.search.winner import outcome_of, reopen
 from pneumonia.tracking.runs import Run, continue_run, left_running, start_run

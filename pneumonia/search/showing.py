@@ -10,14 +10,9 @@ from optuna.trial import TrialState
 
 from pneumonia.errors import UsageError, nearest
 from pneumonia.search.queue import TrialQueue, first_number, state_of
-from pneumonia.search.study import (
-    existing_storage,
-    importances_of,
-    known_studies,
-    ranked,
-    short,
-    storage_url,
-)
+from pneumonia.search.ranking import importances_of, ranked, short
+from pneumonia.search.storage import existing_storage, storage_url
+from pneumonia.search.study import known_studies
 from pneumonia.search.winner import outcome_of
 
 _MOST_ROWS = 20

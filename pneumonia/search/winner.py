@@ -16,7 +16,8 @@ from pneumonia.evaluation.study_figures import optimisation_history, parameter_i
 from pneumonia.search.invocation import Invocation
 from pneumonia.search.outcome import Outcome, describe, log_outcome
 from pneumonia.search.queue import TrialQueue, first_number, reason_of, state_of
-from pneumonia.search.study import RUN, counts_in_words, importances_of, trials_table
+from pneumonia.search.ranking import counts_in_words, importances_of, trials_table
+from pneumonia.search.study import RUN
 from pneumonia.tracking.local_state import LocalState
 from pneumonia.tracking.runs import Run, find_run
 from pneumonia.training.loop import Trained, build_network

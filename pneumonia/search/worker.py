@@ -14,8 +14,9 @@ from pneumonia.errors import PneumoniaError, TrackingError
 from pneumonia.search.invocation import Invocation
 from pneumonia.search.progress import checkpoint_of, log_epoch
 from pneumonia.search.queue import TrialQueue, first_number, reason_of, state_of
+from pneumonia.search.ranking import short, trials_table
 from pneumonia.search.space import suggest
-from pneumonia.search.study import sampler_of, short, trials_table
+from pneumonia.search.study import sampler_of
 from pneumonia.tracking.runs import Run, continue_run, find_run, left_running
 from pneumonia.training.loop import Trained, train
 from pneumonia.training.settings import TrainingSettings

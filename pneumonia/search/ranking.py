@@ -1,0 +1,63 @@
+"""How the trials of a study compare: their ranking, their states, and what mattered."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from pneumonia.search.queue import TrialQueue, first_number, state_of
+
+
+def trials_table(study: optuna.Study, keys: Sequence[str], experiment_id: str) -> str:
+    """The best twenty trials, best first, as a Markdown table with links to their runs."""
+    every = TrialQueue(study, None).trials()
+    begun = [trial for trial in ranked(study) if trial.state != TrialState.WAITING]
+    metric = study.user_attrs["metric"]
+    lines = [
+        f"Study `{study.study_name}`: {counts_in_words(every)}",
+        "",
+        f"| trial | state | val {metric} | {' | '.join(keys)} |",
+        "|" + "---|" * (len(keys) + 3),
+    ]
+    for trial in begun[:20]:
+        value = "" if trial.value is None else f"{trial.value:.4f}"
+        cells = [short(trial.params.get(key, "")) for key in keys]
+        run_id = trial.user_attrs.get("run_id", "")
+        link = f"[{first_number(trial)}](#/experiments/{experiment_id}/runs/{run_id})"
+        lines.append(f"| {link} | {state_of(trial)} | {value} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def counts_in_words(trials: Sequence[FrozenTrial]) -> str:
+    """How many trials are in which state: ``12 complete, 3 pruned, 1 running``."""
+    counts = Counter(map(state_of, trials))
+    return ", ".join(f"{count} {state}" for state, count in counts.items())
+
+
+def ranked(study: optuna.Study) -> list[FrozenTrial]:
+    """The trials, the best first; those that did not complete come last."""
+    sign = -1 if study.direction == optuna.study.StudyDirection.MAXIMIZE else 1
+    return sorted(
+        TrialQueue(study, None).trials(),
+        key=lambda t: (t.state != TrialState.COMPLETE, sign * (t.value or 0.0), t.number),
+    )
+
+
+def importances_of(study: optuna.Study) -> Mapping[str, float]:
+    """Share of the metric's variation that each parameter explains (fANOVA), most first, 0–1.
+
+    Empty where there are too few complete trials to tell.
+    """
+    values = [t.value for t in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))]
+    if len(values) <= 3 or len(set(values)) == 1:
+        return {}
+    return optuna.importance.get_param_importances(
+        study, evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0)
+    )
+
+
+def short(value: Any) -> str:
+    """A setting's value in few characters."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

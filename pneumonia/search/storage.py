@@ -1,0 +1,143 @@
+"""Where studies are stored: Optuna's own storages, opened so that many workers may share them."""
+
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+from sqlalchemy.engine import Dialect
+from sqlalchemy.event import listen
+from sqlalchemy.exc import IntegrityError, ProgrammingError
+
+from pneumonia.errors import PneumoniaError, UsageError
+from pneumonia.search.queue import TrialQueue
+from pneumonia.tracking.outbox import patience
+from pneumonia.tracking.store import create_once
+
+log = logging.getLogger(__name__)
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)  # each trial is told by us, in one line
+
+_ATTEMPTS_TO_CREATE = 10
+_SQLITE, _JOURNAL = "sqlite:///", "journal:///"
+_HEARTBEAT_SECONDS, _GRACE_SECONDS = 20, 60
+
+
+def open_storage(url: str) -> BaseStorage:
+    """Open the study storage, creating the local sqlite one once.
+
+    Args:
+        url: A database URL, ``journal:///path`` for Optuna's journal in a file, or empty for
+            ``optuna.db`` in the working directory.
+
+    Raises:
+        UsageError: The URL is none of Optuna's, or its database does not answer.
+    """
+    try:
+        if database := local_file(url):
+            if url.startswith(_JOURNAL):
+                database.parent.mkdir(parents=True, exist_ok=True)
+                return JournalStorage(JournalFileBackend(str(database)))
+            create_once(database, _create_study_tables)
+        return _created_by_one(lambda: _with_heartbeat(storage_url(url)))
+    except (PneumoniaError, KeyboardInterrupt):
+        raise
+    except Exception as error:  # noqa: BLE001 - each storage has errors of its own
+        first = str(error).splitlines()[0]
+        raise UsageError(f"cannot open the study storage {url!r}: {first}") from None
+
+
+def existing_storage(url: str) -> BaseStorage | None:
+    """Open the study storage, but create nothing; None where its file is not there.
+
+    Args:
+        url: As ``open_storage`` takes it.
+
+    Raises:
+        UsageError: It holds no studies, or its database does not answer.
+    """
+    database = local_file(url)
+    if database and not database.is_file():
+        return None
+    try:
+        if database and storage_url(url).startswith(_JOURNAL):
+            return JournalStorage(JournalFileBackend(str(database)))
+        return _with_heartbeat(storage_url(url), skip_table_creation=True)
+    except Exception as error:  # noqa: BLE001 - each storage has errors of its own
+        first = str(error).splitlines()[0]
+        raise UsageError(f"cannot open the study storage {storage_url(url)!r}: {first}") from None
+
+
+def storage_url(url: str) -> str:
+    """The storage's URL, with the local default and local paths made absolute."""
+    for scheme in (_SQLITE, _JOURNAL):
+        if url.startswith(scheme):
+            return f"{scheme}{Path(url.removeprefix(scheme)).absolute()}"
+    return url or f"{_SQLITE}{Path('optuna.db').absolute()}"
+
+
+def local_file(url: str) -> Path | None:
+    """The file a storage is, where it is one."""
+    absolute = storage_url(url)
+    for scheme in (_SQLITE, _JOURNAL):
+        if absolute.startswith(scheme):
+            return Path(absolute.removeprefix(scheme))
+    return None
+
+
+def queue_of(study: optuna.Study, storage: str) -> TrialQueue:
+    """The study as a queue."""
+    file = local_file(storage)
+    return TrialQueue(study, file.with_name(f"{file.name}.queue.lock") if file else None)
+
+
+def _created_by_one(create: Callable[[], RDBStorage]) -> RDBStorage:
+    """Open a database whose tables several workers may be creating: the slower ones come again."""
+    for _ in range(_ATTEMPTS_TO_CREATE - 1):
+        try:
+            return create()
+        except (IntegrityError, ProgrammingError):
+            time.sleep(1)
+    return create()
+
+
+def _with_heartbeat(url: str, *, skip_table_creation: bool = False) -> RDBStorage:
+    # sqlite: others may be writing for a while. PostgreSQL: it may have been restarted.
+    local = {"connect_args": {"timeout": 60}}
+    storage = RDBStorage(
+        url,
+        engine_kwargs=local if url.startswith(_SQLITE) else {"pool_pre_ping": True},
+        heartbeat_interval=_HEARTBEAT_SECONDS,
+        grace_period=_GRACE_SECONDS,
+        skip_table_creation=skip_table_creation,
+    )
+    # From now on, that is: a database that was never there is said to be missing at once.
+    listen(storage.engine, "do_connect", _connect_patiently)
+    return storage
+
+
+def _connect_patiently(dialect: Dialect, _record: Any, arguments: Any, options: Any) -> Any:
+    """Connect to a database, and wait for one that is away as long as patience lasts."""
+    deadline = time.monotonic() + patience()
+    said = False
+    while True:
+        try:
+            return dialect.connect(*arguments, **options)
+        except dialect.loaded_dbapi.OperationalError as error:
+            if time.monotonic() > deadline:
+                raise
+            if not said:
+                log.warning(
+                    "the study storage does not answer (%s): waiting for it",
+                    str(error).splitlines()[0],
+                )
+            said = True
+            time.sleep(1)
+
+
+def _create_study_tables(database: Path) -> None:
+    optuna.storages.RDBStorage(f"sqlite:///{database}")
