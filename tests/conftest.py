@@ -94,11 +94,6 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "mlflow.db"
 
 
-def invoke(*arguments: object, input: str | None = None) -> Result:  # noqa: A002 - Click's word
-    """Run a command in this process."""
-    return CliRunner().invoke(cli, [str(argument) for argument in arguments], input=input)
-
-
 @pytest.fixture(scope="session")
 def dead() -> dict[str, str]:
     """The tags of a process that was killed."""
@@ -106,3 +101,8 @@ def dead() -> dict[str, str]:
         tags = dict(_identity(process.pid))
         process.kill()
     return tags
+
+
+def invoke(*arguments: object, input: str | None = None) -> Result:  # noqa: A002 - Click's word
+    """Run a command in this process."""
+    return CliRunner().invoke(cli, [str(argument) for argument in arguments], input=input)

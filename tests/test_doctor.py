@@ -258,6 +258,7 @@ def test_what_is_kept_is_removed_once_nobody_can_need_it(
     kept["purged"] = LocalState("0" * 32)
     torn = kept["stopped"].folder / "checkpoint.pt.abcdefgh"
     torn.write_bytes(bytes(10))
+    place.state("2" * 32, ELSEWHERE, monkeypatch)
     with monkeypatch.context() as patch:
         patch.setattr("pneumonia.tracking.local_state.this_process", lambda: dead)
         elsewhere = LocalState("1" * 32)
@@ -265,13 +266,15 @@ def test_what_is_kept_is_removed_once_nobody_can_need_it(
 
     report = place.doctor(code=3)
     assert f"run {runs['stopped']} (stopped) was stopped, and keeps" in report
-    assert "folders of runs in http://another:5000: 1" in report
+    assert "folders of runs in http://another:5000, which was not asked: 1" in report
     assert all(local.folder.exists() for local in kept.values())
     report = place.doctor("--fix", code=0)
     assert {name for name in kept if kept[name].folder.exists()} == {"stopped", "at work"}
     assert kept["stopped"].checkpoint.exists()
     assert not torn.exists()
     assert elsewhere.folder.exists()
+    assert f"run {'2' * 32} was deleted; process 1 on another-machine kept it" in report
+    assert LocalState("2" * 32).checkpoint.exists()
     assert "left  " not in place.doctor(code=0)
 
 
@@ -328,7 +331,7 @@ def test_a_store_that_is_away_makes_no_run_look_deleted(
 ) -> None:
     local = place.state(place.run(dead), dead, monkeypatch)
     (place.folder / "mlflow.db").rename(place.folder / "moved.db")
-    assert "folders of runs in sqlite:/" in place.doctor("--fix", code=0)
+    assert "mlflow.db, which was not asked: 1" in place.doctor("--fix", code=0)
     assert local.checkpoint.exists()
 
 

@@ -30,19 +30,18 @@ class UnfinishedCache(Leftover):
     target: Path
 
     @property
-    def text(self) -> str:  # noqa: D102 - see Leftover
+    def text(self) -> str:
         return f"cache {str(self.folder)!r} ({in_words(size_of(self.folder))}) was never finished"
 
     @property
-    def remedy(self) -> str:  # noqa: D102
+    def remedy(self) -> str:
         return "remove it"
 
-    def mend(self) -> str:  # noqa: D102
+    def mend(self) -> str:
         with _holding_lock_of(self.target):
             if self.folder == self.target and is_whole(self.target):
                 return "another process has built it anew"
-            shutil.rmtree(self.folder, ignore_errors=not self.folder.exists())
-        return "removed"
+            return _removed(self.folder)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,18 +51,17 @@ class UnfinishedDemoSet(Leftover):
     folder: Path
 
     @property
-    def text(self) -> str:  # noqa: D102
+    def text(self) -> str:
         return (
             f"demo set {str(self.folder)!r} ({in_words(size_of(self.folder))}) was never finished"
         )
 
     @property
-    def remedy(self) -> str:  # noqa: D102
+    def remedy(self) -> str:
         return "remove it"
 
-    def mend(self) -> str:  # noqa: D102
-        shutil.rmtree(self.folder, ignore_errors=not self.folder.exists())
-        return "removed"
+    def mend(self) -> str:
+        return _removed(self.folder)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +71,14 @@ class UnusedLock(Leftover):
     target: Path
 
     @property
-    def text(self) -> str:  # noqa: D102
+    def text(self) -> str:
         return f"lock {str(_lock_of(self.target))!r} locks nothing, and nobody holds it"
 
     @property
-    def remedy(self) -> str:  # noqa: D102
+    def remedy(self) -> str:
         return "remove it"
 
-    def mend(self) -> str:  # noqa: D102
+    def mend(self) -> str:
         with _holding_lock_of(self.target):
             return "removed"
 
@@ -112,6 +110,13 @@ def look_at_caches() -> Section:
     if building:
         findings.append(Remark(Mark.NOTE, f"caches being built at this moment: {building:,}"))
     return Section("Caches", findings)
+
+
+def _removed(folder: Path) -> str:
+    if not folder.exists():
+        return "it is gone already"
+    shutil.rmtree(folder)
+    return "removed"
 
 
 def _lock_of(target: Path) -> Path:

@@ -10,7 +10,7 @@ from pneumonia.errors import UsageError
 from pneumonia.processes import described, still_works
 from pneumonia.search.invocation import invocation_of
 from pneumonia.search.storage import existing_storage, queue_of
-from pneumonia.search.study import WINNER, open_study
+from pneumonia.search.study import WINNER
 from pneumonia.tracking.lookup import existing_run, runs_at_work
 from pneumonia.tracking.outbox import Entry, kept_entries, outbox
 from pneumonia.tracking.runs import Run
@@ -23,14 +23,14 @@ class LeftRun(Leftover):
     run: Run
 
     @property
-    def text(self) -> str:  # noqa: D102 - see Leftover
+    def text(self) -> str:
         return f"{named(self.run)} counts as running, but {described(self.run.tags)} has died"
 
     @property
-    def remedy(self) -> str:  # noqa: D102
+    def remedy(self) -> str:
         return "mark it KILLED, and keep what it logged"
 
-    def mend(self) -> str:  # noqa: D102
+    def mend(self) -> str:
         # Looked up again: somebody may have gone on with it since. Should one do so within the
         # next milliseconds, the mark is overwritten as that process ends the run.
         run = existing_run(self.run.id)
@@ -123,7 +123,7 @@ def _search_goes_on(run: Run) -> bool:
 
 
 def _ready(name: str, url: str) -> bool:
-    if existing_storage(url) is None:
+    storage = existing_storage(url)
+    if storage is None or name not in optuna.get_all_study_names(storage):
         return False
-    study = open_study(name, url)
-    return study is not None and "run_id" in study.user_attrs
+    return "run_id" in optuna.load_study(study_name=name, storage=storage).user_attrs

@@ -10,7 +10,7 @@ from pneumonia.doctor.findings import Leftover, Mark, Remark, Section, in_words,
 from pneumonia.doctor.left_runs import how_to_go_on, named
 from pneumonia.doctor.stores import without_password
 from pneumonia.errors import UsageError
-from pneumonia.processes import still_works
+from pneumonia.processes import described, still_works
 from pneumonia.tracking.local_state import LocalState, kept_runs
 from pneumonia.tracking.lookup import existing_run
 from pneumonia.tracking.outbox import kept_entries
@@ -25,15 +25,15 @@ class UnneededState(Leftover):
     reason: str
 
     @property
-    def text(self) -> str:  # noqa: D102 - see Leftover
+    def text(self) -> str:
         size = in_words(size_of(self.local.folder))
         return f"{str(self.local.folder)!r} ({size}) is of no use: {self.reason}"
 
     @property
-    def remedy(self) -> str:  # noqa: D102
+    def remedy(self) -> str:
         return "remove it"
 
-    def mend(self) -> str:  # noqa: D102
+    def mend(self) -> str:
         if not self.local.folder.is_dir():
             return "it is gone already"
         with self.local.alone():
@@ -53,14 +53,14 @@ class TornFile(Leftover):
     local: LocalState
 
     @property
-    def text(self) -> str:  # noqa: D102
+    def text(self) -> str:
         return f"{str(self.path)!r} ({in_words(size_of(self.path))}) was not written to its end"
 
     @property
-    def remedy(self) -> str:  # noqa: D102
+    def remedy(self) -> str:
         return "remove it"
 
-    def mend(self) -> str:  # noqa: D102
+    def mend(self) -> str:
         with self.local.alone():
             if still_works(self.local.read_signature()):
                 raise UsageError("a process works on the run by now")
@@ -92,7 +92,7 @@ def look_at_states(store: str | None) -> Section:
             continue
         # One that is removed as a whole needs nothing else to be said of it.
         if unneeded := _unneeded(local, run, waiting):
-            findings.append(unneeded)
+            findings.append(_unless_shared(unneeded))
             continue
         findings += _undelivered(local, waiting)
         findings += [TornFile(path, local) for path in _torn(local)]
@@ -102,8 +102,7 @@ def look_at_states(store: str | None) -> Section:
     if working:
         findings.append(Remark(Mark.NOTE, f"folders of runs at work: {working:,}"))
     for uri, count in sorted(elsewhere.items()):
-        where = without_password(uri, uri)
-        what = f"folders of runs in {where}: {count:,}; --tracking-uri looks at them"
+        what = f"folders of runs in {without_password(uri, uri)}, which was not asked: {count:,}"
         findings.append(Remark(Mark.NOTE, what))
     return Section("Kept for runs", findings)
 
@@ -128,6 +127,14 @@ def _unneeded(local: LocalState, run: Run | None, waiting: int) -> UnneededState
     if run.status != "RUNNING" and not waiting and not _can_go_on(local):
         return UnneededState(local, f"{named(run)} has ended, and holds nothing to go on with")
     return None
+
+
+def _unless_shared(unneeded: UnneededState) -> Remark | Leftover:
+    """What another machine keeps in a folder that both use is that machine's to remove."""
+    signature = unneeded.local.read_signature()
+    if signature and still_works(signature) is None:
+        return Remark(Mark.NOTE, f"{unneeded.text}; {described(signature)} kept it")
+    return unneeded
 
 
 def _undelivered(local: LocalState, waiting: int) -> Iterator[Remark]:

@@ -21,16 +21,16 @@ class LeftTrial(Leftover):
     trial: FrozenTrial
 
     @property
-    def text(self) -> str:  # noqa: D102 - see Leftover
+    def text(self) -> str:
         return (
             f"{_named(self.queue.study, self.trial)} was left by {described(worker_of(self.trial))}"
         )
 
     @property
-    def remedy(self) -> str:  # noqa: D102
+    def remedy(self) -> str:
         return "put it back into the queue, for the next worker"
 
-    def mend(self) -> str:  # noqa: D102
+    def mend(self) -> str:
         self.queue.recover()  # looks again, under the queue's lock, at who is dead
         return "it waits for the next worker"
 
@@ -43,15 +43,15 @@ class HalfMadeStudy(Leftover):
     storage: BaseStorage
 
     @property
-    def text(self) -> str:  # noqa: D102
+    def text(self) -> str:
         creator = described(self.study.user_attrs)
         return f"study {self.study.study_name!r} was left half made by {creator}"
 
     @property
-    def remedy(self) -> str:  # noqa: D102
+    def remedy(self) -> str:
         return "delete it; no trial of it has run"
 
-    def mend(self) -> str:  # noqa: D102
+    def mend(self) -> str:
         name = self.study.study_name
         if not half_made(self.study) or still_works(self.study.user_attrs) is not False:
             return "another process has made it ready by now"

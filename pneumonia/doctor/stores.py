@@ -66,7 +66,7 @@ def _studies(storage: str) -> tuple[BaseStorage | None, Remark]:
             return None, Remark(
                 Mark.OK, f"study storage {url!r}: not there yet; a search creates it"
             )
-        answer = f"study storage {url!r} answers, with {len(known_studies(opened)):,} studies"
+        answer = f"study storage {url!r} answers; it holds {len(known_studies(opened)):,}"
     except PneumoniaError as error:
         return None, Remark(Mark.WRONG, without_password(str(error), url))
     return opened, Remark(Mark.OK, without_password(answer, url))

@@ -292,7 +292,8 @@ def validate(
     Each rank scores its share of the images, and all measure the whole.
     """
     probability = np.empty(len(images))
-    mine = images.part(torch.arange(ranks.rank, len(images), ranks.size))
+    own = torch.arange(ranks.rank, len(images), ranks.size)
+    mine = images if ranks.size == 1 else images.part(own)
     for rank, theirs in enumerate(ranks.gather(predict_probabilities(network, mine, engine))):
         probability[rank :: ranks.size] = theirs
     metrics = classification_metrics(images.labels.cpu().numpy(), probability)
