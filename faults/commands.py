@@ -45,8 +45,8 @@ def spawn(
 
 def _inherited() -> dict[str, str]:
     """The environment, without what looking at a store leaves in it."""
-    own = ("MLFLOW_", "PNEUMONIA_")
-    return {name: value for name, value in os.environ.items() if not name.startswith(own)}
+    left = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MLFLOW_EXPERIMENT_ID")
+    return {name: value for name, value in os.environ.items() if name not in left}
 
 
 class Forks:

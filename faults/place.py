@@ -14,6 +14,7 @@ _ENVIRONMENT = {
     # Sums of floats depend on the number of threads.
     "OMP_NUM_THREADS": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "PYTHONUNBUFFERED": "1",
 }
 
