@@ -4,9 +4,9 @@ python -m faults.restart_server --outages 10
 
 Claimed: while a real ``mlflow server`` is stopped and started ten times, a run goes on; at its end
 each metric has each epoch once, with times that do not decrease; figures, checkpoint and model are
-there; the user was warned at most once an outage. And a server that does not come back ends the run with
-exit code 1 and one line, and all that was to be logged is kept, until ``pneumonia train --resume``
-delivers it when the server is back.
+there; the user was warned at most once an outage. And a server that does not come back ends the
+run with exit code 1 and one line, and all that was to be logged is kept, until ``pneumonia train
+--resume`` delivers it when the server is back.
 """
 
 import random
