@@ -12,8 +12,8 @@ import pytest
 from click.testing import CliRunner, Result
 from hypothesis import settings
 
-# Before torch starts its threads: two processes on two cores are slower than one with each thread.
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+# Before torch starts its threads: processes with more threads than cores wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from pneumonia.cli import cli
 from pneumonia.data.demo import write_demo_set

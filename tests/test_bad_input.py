@@ -426,7 +426,10 @@ def test_a_server_that_refuses_is_told_at_once(xrays: Path, train: Cli) -> None:
     assert "--tracking-uri" in error
 
 
-@pytest.mark.parametrize("uri", ["nonsense://here", "sqlite:////proc/none/mlflow.db"])
+@pytest.mark.parametrize(
+    "uri",
+    ["nonsense://here", "sqlite:////proc/none/mlflow.db", "postgresql://nobody@127.0.0.1:9/runs"],
+)
 def test_a_store_that_cannot_be_is_named(uri: str, xrays: Path, train: Cli) -> None:
     assert uri.removeprefix("sqlite:///") in error_of(train(xrays, "--tracking-uri", uri), 1)
 

@@ -2,18 +2,21 @@
 
 import os
 import sqlite3
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
 import mlflow
+import sqlalchemy
 from filelock import FileLock
 from mlflow.exceptions import MlflowException
 
 from pneumonia.errors import TrackingError
 
 _SQLITE = "sqlite:///"
+_ATTEMPTS_TO_CREATE = 10
 
 
 def connect(tracking_uri: str | None = None) -> str:
@@ -34,13 +37,32 @@ def connect(tracking_uri: str | None = None) -> str:
         create_once(database, _create_mlflow_tables)
     elif uri.startswith(("http://", "https://")):
         _check_server(uri)
+    elif _is_server_database(uri):
+        _check_database(uri)
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(os.environ.get("MLFLOW_REGISTRY_URI", uri))
-    try:
-        mlflow.MlflowClient().search_experiments(max_results=1)
-    except Exception as error:
-        raise _unreachable(uri, str(error)) from error
+    # Several processes may be creating the tables of a new database: the slower ones ask again.
+    for attempts_left in reversed(range(_ATTEMPTS_TO_CREATE if _is_server_database(uri) else 1)):
+        try:
+            mlflow.MlflowClient().search_experiments(max_results=1)
+            break
+        except Exception as error:
+            if not attempts_left:
+                raise _unreachable(uri, str(error)) from error
+            time.sleep(1)
     return uri
+
+
+def _is_server_database(uri: str) -> bool:
+    return uri.startswith(("postgresql", "mysql", "mssql"))
+
+
+def _check_database(uri: str) -> None:
+    """Connect once; MLflow itself would try for minutes."""
+    try:
+        sqlalchemy.create_engine(uri).connect().close()
+    except (sqlalchemy.exc.SQLAlchemyError, ImportError) as error:  # ImportError: its driver
+        raise _unreachable(uri, str(error)) from None
 
 
 def chosen_uri(tracking_uri: str | None = None) -> str:
