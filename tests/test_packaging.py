@@ -12,6 +12,7 @@ import yaml
 from click.testing import Result
 
 from pneumonia.cli import cli
+from pneumonia.tracking.store import connect, create_once
 
 ROOT = Path(__file__).parents[1]
 PROJECT = yaml.safe_load((ROOT / "MLproject").read_text())
@@ -123,6 +124,19 @@ def test_three_processes_may_start_at_once_on_an_empty_folder(workplace: Path) -
     experiment = client.get_experiment_by_name("together")
     assert len(client.search_runs([experiment.experiment_id])) == 3
     assert experiment.artifact_location == (workplace / "mlruns" / "together").as_uri()
+
+
+def test_a_store_whose_making_was_interrupted_is_made_anew(workplace: Path) -> None:
+    def interrupted(database: Path) -> None:
+        database.write_bytes(b"half a database")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        create_once(workplace / "mlflow.db", interrupted)
+    assert not (workplace / "mlflow.db").exists()
+    connect()
+    assert mlflow.MlflowClient().search_experiments()
+    assert not list(workplace.glob(".mlflow.db*"))
 
 
 CONDA = """#!/usr/bin/env bash

@@ -37,8 +37,8 @@ class Preprocessing:
 
     Attributes:
         image_size: Side of the square, in pixels.
-        resize: ``stretch`` to the square, or ``pad`` with black to keep the aspect ratio. Stretching
-            hides the aspect ratio, which alone tells the published classes apart (AUC 0.89).
+        resize: ``stretch`` to the square, or ``pad`` with black to keep the aspect ratio. It alone
+            tells the published classes apart (AUC 0.89), and stretching hides it.
     """
 
     image_size: int

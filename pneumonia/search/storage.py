@@ -140,4 +140,6 @@ def _connect_patiently(dialect: Dialect, _record: Any, arguments: Any, options: 
 
 
 def _create_study_tables(database: Path) -> None:
-    optuna.storages.RDBStorage(f"sqlite:///{database}")
+    storage = RDBStorage(f"{_SQLITE}{database}")
+    storage.remove_session()
+    storage.engine.dispose()  # the file may be moved now

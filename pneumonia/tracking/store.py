@@ -118,17 +118,27 @@ def chosen_experiment_id() -> str:
 def create_once(database: Path, create: Callable[[Path], None]) -> None:
     """Create an sqlite database under a lock: several processes at once would corrupt it.
 
+    It is made beside its place and then put there, since one half made could never be finished.
+    One that is there already is brought up to date where it is.
+
     Raises:
         TrackingError: The folder cannot be written to.
     """
     try:
         database.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{database}.lock"):
-            create(database)
-            with sqlite3.connect(database) as connection:
+            if database.exists():
+                create(database)
+                return
+            building = database.with_name(f".{database.name}.building")
+            for left in database.parent.glob(f"{building.name}*"):  # by a process that was killed
+                left.unlink()
+            create(building)
+            with sqlite3.connect(building) as connection:
                 # Readers and a writer no longer lock each other out.
                 connection.execute("PRAGMA journal_mode=wal")
             connection.close()
+            building.replace(database)
     except (OSError, sqlite3.Error, MlflowException) as error:
         raise TrackingError(f"cannot create the store {str(database)!r}: {error}") from None
 
@@ -136,7 +146,8 @@ def create_once(database: Path, create: Callable[[Path], None]) -> None:
 def _create_mlflow_tables(database: Path) -> None:
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-    SqlAlchemyStore(f"{_SQLITE}{database}", str(database.parent / "mlruns"))
+    store = SqlAlchemyStore(f"{_SQLITE}{database}", str(database.parent / "mlruns"))
+    store.engine.dispose()  # the file may be moved now
 
 
 def _artifact_location(name: str) -> str | None:
