@@ -86,15 +86,25 @@ class TrialQueue:
             followed.update(follows)
         return counted
 
-    def best(self) -> FrozenTrial | None:
-        """The best complete trial, and of equally good ones the first; None before there is one.
+    def ranked(self) -> list[FrozenTrial]:
+        """The trials, the best complete one first; those that did not complete come last.
 
-        Optuna's own choice among equally good ones is left to the database.
+        Of equally good ones the first comes first; Optuna leaves that to the database.
         """
         sign = -1 if self.study.direction == StudyDirection.MAXIMIZE else 1
-        complete = [trial for trial in self.trials() if trial.state == TrialState.COMPLETE]
-        ranked = sorted(complete, key=lambda t: (sign * (t.value or 0.0), first_number(t)))
-        return ranked[0] if ranked else None
+        return sorted(
+            self.trials(),
+            key=lambda t: (
+                t.state != TrialState.COMPLETE,
+                sign * (t.value or 0.0),
+                first_number(t),
+            ),
+        )
+
+    def best(self) -> FrozenTrial | None:
+        """The best complete trial; None before there is one."""
+        first = next(iter(self.ranked()), None)
+        return first if first and first.state == TrialState.COMPLETE else None
 
     def take(self) -> optuna.Trial | None:
         """Take a waiting trial; None where there is none."""

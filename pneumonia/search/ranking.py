@@ -10,13 +10,13 @@ from optuna.trial import FrozenTrial, TrialState
 from pneumonia.search.queue import TrialQueue, first_number, state_of
 
 
-def trials_table(study: optuna.Study, keys: Sequence[str], experiment_id: str) -> str:
+def trials_table(queue: TrialQueue, keys: Sequence[str], experiment_id: str) -> str:
     """The best twenty trials, best first, as a Markdown table with links to their runs."""
-    every = TrialQueue(study, None).trials()
-    begun = [trial for trial in ranked(study) if trial.state != TrialState.WAITING]
-    metric = study.user_attrs["metric"]
+    ranked = queue.ranked()
+    begun = [trial for trial in ranked if trial.state != TrialState.WAITING]
+    metric = queue.study.user_attrs["metric"]
     lines = [
-        f"Study `{study.study_name}`: {counts_in_words(every)}",
+        f"Study `{queue.study.study_name}`: {counts_in_words(ranked)}",
         "",
         f"| trial | state | val {metric} | {' | '.join(keys)} |",
         "|" + "---|" * (len(keys) + 3),
@@ -33,16 +33,8 @@ def trials_table(study: optuna.Study, keys: Sequence[str], experiment_id: str) -
 def counts_in_words(trials: Sequence[FrozenTrial]) -> str:
     """How many trials are in which state: ``12 complete, 3 pruned, 1 running``."""
     counts = Counter(map(state_of, trials))
-    return ", ".join(f"{count} {state}" for state, count in counts.items())
-
-
-def ranked(study: optuna.Study) -> list[FrozenTrial]:
-    """The trials, the best first; those that did not complete come last."""
-    sign = -1 if study.direction == optuna.study.StudyDirection.MAXIMIZE else 1
-    return sorted(
-        TrialQueue(study, None).trials(),
-        key=lambda t: (t.state != TrialState.COMPLETE, sign * (t.value or 0.0), t.number),
-    )
+    order = ("complete", "pruned", "failed", "running", "waiting")
+    return ", ".join(f"{counts[state]} {state}" for state in order if counts[state]) or "none"
 
 
 def importances_of(study: optuna.Study) -> Mapping[str, float]:

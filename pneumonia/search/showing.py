@@ -1,16 +1,15 @@
 """Studies as plain text for a terminal."""
 
-from collections import Counter
 from collections.abc import Sequence
 
 import optuna
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from pneumonia.errors import UsageError, nearest
 from pneumonia.search.queue import TrialQueue, first_number, state_of
-from pneumonia.search.ranking import importances_of, ranked, short
+from pneumonia.search.ranking import counts_in_words, importances_of, short
 from pneumonia.search.storage import existing_storage, storage_url
 from pneumonia.search.study import known_studies
 from pneumonia.search.winner import outcome_of
@@ -35,13 +34,14 @@ def show_study(name: str, storage: str) -> str:
         raise UsageError(f"no study {name!r}: {hint}")
     study = optuna.load_study(study_name=name, storage=opened)
     metric = study.user_attrs.get("metric", "value")
+    ranked = TrialQueue(study, None).ranked()
     verb = "maximises" if study.direction == StudyDirection.MAXIMIZE else "minimises"
     lines = [
         f"study     {name}, {verb} validation {metric}",
         f"run       {study.user_attrs.get('run_id', 'none: it was never made ready')}",
-        f"trials    {_counts(study)}",
+        f"trials    {counts_in_words(ranked)}",
         "",
-        *_trials(study, metric),
+        *_trials(ranked, metric),
         *_importances(study),
         *_winner(study, metric),
     ]
@@ -58,9 +58,11 @@ def list_studies(storage: str) -> str:
     rows = []
     for name in sorted(known_studies(opened)):
         study = optuna.load_study(study_name=name, storage=opened)
-        value = f"{study.best_value:.4f}" if _complete(study) else ""
+        queue = TrialQueue(study, None)
+        best, counts = queue.best(), counts_in_words(queue.trials())
+        value = f"{best.value:.4f}" if best else ""
         metric = study.user_attrs.get("metric", "value")
-        rows.append([name, metric, value, _counts(study), study.user_attrs.get("run_id", "")])
+        rows.append([name, metric, value, counts, study.user_attrs.get("run_id", "")])
     if not rows:
         return f"No studies in {storage_url(storage)}."
     return "\n".join(
@@ -78,18 +80,8 @@ def _open(storage: str) -> BaseStorage:
     return opened
 
 
-def _complete(study: optuna.Study) -> bool:
-    return bool(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
-
-
-def _counts(study: optuna.Study) -> str:
-    states = Counter(map(state_of, TrialQueue(study, None).trials()))
-    order = ("complete", "pruned", "failed", "running", "waiting")
-    return ", ".join(f"{states[state]} {state}" for state in order if states[state]) or "none"
-
-
-def _trials(study: optuna.Study, metric: str) -> list[str]:
-    begun = [trial for trial in ranked(study) if trial.state != TrialState.WAITING]
+def _trials(ranked: Sequence[FrozenTrial], metric: str) -> list[str]:
+    begun = [trial for trial in ranked if trial.state != TrialState.WAITING]
     if not begun:
         return []
     keys = sorted({key for trial in begun for key in trial.params})
@@ -111,9 +103,9 @@ def _importances(study: optuna.Study) -> list[str]:
 
 
 def _winner(study: optuna.Study, metric: str) -> list[str]:
-    if not _complete(study):
+    best = TrialQueue(study, None).best()
+    if best is None:
         return ["winner    none yet: no trial has completed"]
-    best = study.best_trial
     run_id = best.user_attrs.get("run_id", "unknown")
     lines = [
         f"winner    trial {first_number(best)}, validation {metric} {best.value:.4f}, run {run_id}"

@@ -113,7 +113,7 @@ def _log_winner(
     _log_figures(run, trials, importances, settings)
     images = data.open(settings.preprocessing, progress)
     outcome = log_outcome(run, data, images, settings, trained, registering=invocation.registering)
-    table = trials_table(queue.study, list(experiment.space), run.experiment_id)
+    table = trials_table(queue, list(experiment.space), run.experiment_id)
     found = f"Trial {number} won among {counts_in_words(trials)}. {in_order(importances)}\n\n"
     run.describe(describe(settings, data, trained, outcome, found) + f"\n{table}")
     if invocation.search.keep_checkpoints == "winner":

@@ -1,6 +1,7 @@
 """A worker: it takes trials of a study, trains them, and goes on where others died."""
 
 import logging
+import math
 import time
 from dataclasses import replace
 
@@ -52,11 +53,11 @@ class Worker:
             KeyboardInterrupt: The present trial was put back into the queue.
             TrackingError: The same, since the tracking store does not come back.
         """
-        began = time.monotonic()
+        timeout = math.inf if self.search.timeout is None else self.search.timeout
+        deadline = time.monotonic() + timeout
         while True:
             self.queue.recover()
-            late = self.search.timeout is not None
-            late = late and time.monotonic() - began > (self.search.timeout or 0)
+            late = time.monotonic() > deadline
             if not late and (trial := self.queue.take()):
                 self._run(trial)
             elif late or not self.queue.unsettled():
@@ -168,5 +169,5 @@ class Worker:
             else "",
         )
         self.run.describe(
-            trials_table(self.study, list(self.experiment.space), self.run.experiment_id)
+            trials_table(self.queue, list(self.experiment.space), self.run.experiment_id)
         )

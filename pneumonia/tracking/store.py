@@ -127,18 +127,16 @@ def create_once(database: Path, create: Callable[[Path], None]) -> None:
     try:
         database.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{database}.lock"):
-            if database.exists():
-                create(database)
-                return
             building = database.with_name(f".{database.name}.building")
             for left in database.parent.glob(f"{building.name}*"):  # by a process that was killed
                 left.unlink()
-            create(building)
-            with sqlite3.connect(building) as connection:
+            place = database if database.exists() else building
+            create(place)
+            with sqlite3.connect(place) as connection:
                 # Readers and a writer no longer lock each other out.
                 connection.execute("PRAGMA journal_mode=wal")
             connection.close()
-            building.replace(database)
+            place.replace(database)
     except (OSError, sqlite3.Error, MlflowException) as error:
         raise TrackingError(f"cannot create the store {str(database)!r}: {error}") from None
 
