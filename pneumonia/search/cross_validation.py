@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 
 import numpy as np
+import torch
 
 from pneumonia.checking import as_parameters
 from pneumonia.data.dataset import DataSet, Images
@@ -51,7 +52,10 @@ def run_cross_validation(run: Run, experiment: Experiment, data: DataSet, n_fold
     ):
         child = run.child(f"{settings.network}-f{fold}", {"fold": str(fold)})
         try:
-            images = {"train": _part(pool, left), "validation": _part(pool, held_out)}
+            images = {
+                "train": pool.part(torch.from_numpy(left)),
+                "validation": pool.part(torch.from_numpy(held_out)),
+            }
             trained = train(settings, images, partial(log_epoch, child, settings))
             probability = predict_probabilities(
                 trained.network, images["validation"].to(engine.device), engine
@@ -113,20 +117,9 @@ def _log_summary(
 
 
 def _joined(first: Images, second: Images) -> Images:
-    import torch
-
     return replace(
         first,
         rows=torch.cat([first.rows, second.rows]),
         labels=torch.cat([first.labels, second.labels]),
         files=first.files + second.files,
-    )
-
-
-def _part(images: Images, positions: np.ndarray) -> Images:
-    return replace(
-        images,
-        rows=images.rows[positions],
-        labels=images.labels[positions],
-        files=tuple(images.files[position] for position in positions),
     )

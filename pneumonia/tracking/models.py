@@ -86,7 +86,6 @@ def log_model(
     Raises:
         TrackingError: The store does not come back.
     """
-    run.outbox.flush(wait=True)
     return run.outbox.ask(lambda: _log_once(run, network, config, step=step, example=example))
 
 
@@ -159,11 +158,16 @@ def register(
                 return str(version.version)
         return str(mlflow.register_model(model_uri, name, tags=own).version)
 
+    def crown() -> str:
+        state_folder().mkdir(parents=True, exist_ok=True)
+        # Of two that both beat the champion the worse must not be crowned last; MLflow has no
+        # other means to compare and set at once.
+        with FileLock(state_folder() / "champion.lock"):
+            return _crown(client, name, version, tags, metric, value, higher_is_better)
+
     try:
         version = run.outbox.ask(version_of_the_run)
-        verdict = run.outbox.ask(
-            lambda: _crown(client, name, version, tags, metric, value, higher_is_better)
-        )
+        verdict = run.outbox.ask(crown)
     except MlflowException as error:
         reason = str(error).splitlines()[0]
         raise ModelError(f"cannot register {name!r} from {model_uri}: {reason}") from error
@@ -245,22 +249,6 @@ def _resolve(uri: str) -> tuple[str, str | None]:
 
 
 def _crown(
-    client: Any,
-    name: str,
-    version: str,
-    tags: Mapping[str, str],
-    metric: str,
-    value: float,
-    higher_is_better: bool,
-) -> str:
-    state_folder().mkdir(parents=True, exist_ok=True)
-    # Of two that both beat the champion the worse must not be crowned last; MLflow has no other
-    # means to compare and set at once.
-    with FileLock(state_folder() / "champion.lock"):
-        return _crown_alone(client, name, version, tags, metric, value, higher_is_better)
-
-
-def _crown_alone(
     client: Any,
     name: str,
     version: str,

@@ -50,6 +50,7 @@ class Run:
         self.name: str = run.info.run_name
         self.experiment_id: str = run.info.experiment_id
         self.status: str = run.info.status
+        self.artifact_uri: str = run.info.artifact_uri
         self.tags: dict[str, str] = dict(run.data.tags)
         self.local = LocalState(self.id)
         self._parameters = set(run.data.params)
@@ -122,7 +123,6 @@ class Run:
             TrackingError: The tracking store does not come back.
         """
         client = self.outbox.client
-        self.outbox.flush(wait=True)
         with tempfile.TemporaryDirectory() as folder:
             path = self.outbox.ask(lambda: client.download_artifacts(self.id, CHECKPOINT, folder))
             content = io.BytesIO(Path(path).read_bytes())
@@ -139,8 +139,7 @@ class Run:
         """Remove the logged state dict of a run that is not the winner."""
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-        client = self.outbox.client
-        uri = self.outbox.ask(lambda: client.get_run(self.id)).info.artifact_uri
+        uri = self.artifact_uri
         self.outbox.ask(lambda: get_artifact_repository(uri).delete_artifacts("checkpoints"))
 
     def log_data_set(self, data: DataSet) -> None:
