@@ -65,7 +65,6 @@ def compare(folder: str, results: str) -> None:
         continued = train(settings, ranks, kept if ranks.is_first else None)
         stopped_and_continued = ranks.gather(difference(through, continued))
     if ranks.is_first:
-        kept.remove()
         found = {
             "images": {role: len(of_role) for role, of_role in images.items()},
             "keys": list(through.network.state_dict()),

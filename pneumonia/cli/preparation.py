@@ -11,8 +11,13 @@ if TYPE_CHECKING:
     from pneumonia.search.experiment import Experiment
 
 
-def load_data(experiment: "Experiment") -> "DataSet":
-    """Check the device, and find, decode and split the images; say what is about to run."""
+def load_data(experiment: "Experiment", *, told: bool = False) -> "DataSet":
+    """Check the device, and find, decode and split the images; say what is about to run.
+
+    Args:
+        experiment: What is about to run.
+        told: Whether the process that began the run has said so already.
+    """
     from pneumonia.checking import as_parameters
     from pneumonia.data.dataset import load_data_set
     from pneumonia.data.settings import DEMO
@@ -22,8 +27,10 @@ def load_data(experiment: "Experiment") -> "DataSet":
 
     training = experiment.training
     engine = choose_engine(training.device, training.precision)
-    if experiment.data.data == DEMO:
+    if experiment.data.data == DEMO and not told:
         click.echo("No --data given: using synthetic X-rays, made on the spot.", err=True)
+    if told:
+        return load_data_set(experiment.data, training.preprocessing)
     loaded = load_data_set(experiment.data, training.preprocessing, progress("preparing"))
     click.echo(f"experiment {experiment.name}, tracked in {tracking_uri()}", err=True)
     settings: dict[str, Any] = {**as_parameters(experiment.data), **as_parameters(training)}

@@ -133,7 +133,7 @@ def train(
     if not ranks.is_first:
         _follow(invocation.experiment)
         return
-    loaded = load_data(invocation.experiment)
+    loaded = load_data(invocation.experiment, told=bool(run_id and join))
     if invocation.searching:
         opening = "join" if join else "resume" if run_id or resuming else "begin"
         outcome = _search(invocation, loaded, opening, run_id, jobs)

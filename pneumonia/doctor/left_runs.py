@@ -10,7 +10,7 @@ from pneumonia.errors import UsageError
 from pneumonia.processes import described, still_works
 from pneumonia.search.invocation import invocation_of
 from pneumonia.search.storage import existing_storage, queue_of
-from pneumonia.search.study import WINNER
+from pneumonia.search.study import RUN, WINNER
 from pneumonia.tracking.lookup import existing_run, runs_at_work
 from pneumonia.tracking.outbox import Entry, kept_entries, outbox
 from pneumonia.tracking.runs import Run
@@ -126,4 +126,4 @@ def _ready(name: str, url: str) -> bool:
     storage = existing_storage(url)
     if storage is None or name not in optuna.get_all_study_names(storage):
         return False
-    return "run_id" in optuna.load_study(study_name=name, storage=storage).user_attrs
+    return RUN in optuna.load_study(study_name=name, storage=storage).user_attrs

@@ -97,13 +97,10 @@ def share_of_machine(number: int, n_workers: int) -> Mapping[str, str]:
 
 
 def _relay(number: int, worker: subprocess.Popen[str]) -> None:
-    """Say what a worker says, from its first trial on; how it prepares is the same for all."""
+    """Say what a worker says."""
     assert worker.stderr is not None
-    preparing = True
     for line in worker.stderr:
-        preparing = preparing and not line.startswith(("Error", "Traceback")) and "-t" not in line
-        if not preparing:
-            log.info("[%d] %s", number, line.rstrip("\n"))
+        log.info("[%d] %s", number, line.rstrip("\n"))
 
 
 def _stop(workers: list[subprocess.Popen[str]]) -> None:

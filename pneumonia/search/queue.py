@@ -129,15 +129,11 @@ class TrialQueue:
         """Put a trial that was interrupted back into the queue."""
         self._again(self.study.trials[trial.number])
 
-    def recover(self) -> int:
+    def recover(self) -> None:
         """Put the trials of dead workers back into the queue.
 
         Those of this machine are known to be dead at once, others by their missing heartbeat.
-
-        Returns:
-            How many there were.
         """
-        recovered = 0
         with self._alone():
             for trial in self._left_running():
                 log.info(
@@ -145,11 +141,9 @@ class TrialQueue:
                     first_number(trial),
                     described(worker_of(trial)),
                 )
-                recovered += self._again(trial)
+                self._again(trial)
             for trial in self._surely_lost():
                 take_up_again(self.study, trial)
-                recovered += 1
-        return recovered
 
     def left(self) -> list[FrozenTrial]:
         """The trials of dead workers: those that ``recover`` would put back into the queue."""
@@ -230,13 +224,12 @@ class TrialQueue:
             ended.set()
             thread.join()
 
-    def _again(self, trial: FrozenTrial) -> bool:
+    def _again(self, trial: FrozenTrial) -> None:
         try:
             self._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)  # noqa: SLF001
         except UpdateFinishedTrialError:  # another was faster
-            return False
+            return
         take_up_again(self.study, trial)
-        return True
 
     def _beat(self, trial_id: int) -> None:
         if isinstance(self._storage, BaseHeartbeat):

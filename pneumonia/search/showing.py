@@ -11,7 +11,7 @@ from pneumonia.errors import UsageError, nearest
 from pneumonia.search.queue import TrialQueue, first_number, state_of
 from pneumonia.search.ranking import counts_in_words, importances_of, short
 from pneumonia.search.storage import existing_storage, storage_url
-from pneumonia.search.study import known_studies
+from pneumonia.search.study import RUN, known_studies
 from pneumonia.search.winner import outcome_of
 
 _MOST_ROWS = 20
@@ -38,7 +38,7 @@ def show_study(name: str, storage: str) -> str:
     verb = "maximises" if study.direction == StudyDirection.MAXIMIZE else "minimises"
     lines = [
         f"study     {name}, {verb} validation {metric}",
-        f"run       {study.user_attrs.get('run_id', 'none: it was never made ready')}",
+        f"run       {study.user_attrs.get(RUN, 'none: it was never made ready')}",
         f"trials    {counts_in_words(ranked)}",
         "",
         *_trials(ranked, metric),
@@ -62,7 +62,7 @@ def list_studies(storage: str) -> str:
         best, counts = queue.best(), counts_in_words(queue.trials())
         value = f"{best.value:.4f}" if best else ""
         metric = study.user_attrs.get("metric", "value")
-        rows.append([name, metric, value, counts, study.user_attrs.get("run_id", "")])
+        rows.append([name, metric, value, counts, study.user_attrs.get(RUN, "")])
     if not rows:
         return f"No studies in {storage_url(storage)}."
     return "\n".join(

@@ -2,7 +2,6 @@
 
 import logging
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,12 @@ from sqlalchemy.exc import IntegrityError, ProgrammingError
 from pneumonia.errors import PneumoniaError, UsageError
 from pneumonia.search.queue import TrialQueue
 from pneumonia.tracking.outbox import patience
-from pneumonia.tracking.store import create_once
+from pneumonia.tracking.store import create_once, while_others_create
 
 log = logging.getLogger(__name__)
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)  # each trial is told by us, in one line
 
-_ATTEMPTS_TO_CREATE = 10
 _SQLITE, _JOURNAL = "sqlite:///", "journal:///"
 _HEARTBEAT_SECONDS, _GRACE_SECONDS = 20, 60
 
@@ -43,7 +41,9 @@ def open_storage(url: str) -> BaseStorage:
                 database.parent.mkdir(parents=True, exist_ok=True)
                 return JournalStorage(JournalFileBackend(str(database)))
             create_once(database, _create_study_tables)
-        return _created_by_one(lambda: _with_heartbeat(storage_url(url)))
+        return while_others_create(
+            lambda: _with_heartbeat(storage_url(url)), IntegrityError, ProgrammingError
+        )
     except (PneumoniaError, KeyboardInterrupt):
         raise
     except Exception as error:  # noqa: BLE001 - each storage has errors of its own
@@ -93,16 +93,6 @@ def queue_of(study: optuna.Study, storage: str) -> TrialQueue:
     """The study as a queue."""
     file = local_file(storage)
     return TrialQueue(study, file.with_name(f"{file.name}.queue.lock") if file else None)
-
-
-def _created_by_one(create: Callable[[], RDBStorage]) -> RDBStorage:
-    """Open a database whose tables several workers may be creating: the slower ones come again."""
-    for _ in range(_ATTEMPTS_TO_CREATE - 1):
-        try:
-            return create()
-        except (IntegrityError, ProgrammingError):
-            time.sleep(1)
-    return create()
 
 
 def _with_heartbeat(url: str, *, skip_table_creation: bool = False) -> RDBStorage:

@@ -119,7 +119,7 @@ def await_ready(study: optuna.Study) -> bool:
 def half_made(study: optuna.Study) -> bool:
     """Whether the study is one of ours that was never made ready."""
     attributes = study.user_attrs
-    return "settings" in attributes and "run_id" not in attributes
+    return "settings" in attributes and RUN not in attributes
 
 
 def known_studies(storage: BaseStorage) -> list[str]:

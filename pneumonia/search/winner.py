@@ -1,6 +1,5 @@
 """The winner of a study: chosen by validation, scored, logged and registered once."""
 
-import logging
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -22,8 +21,6 @@ from pneumonia.tracking.local_state import LocalState
 from pneumonia.tracking.runs import Run, find_run
 from pneumonia.training.loop import Trained, build_network
 from pneumonia.training.settings import TrainingSettings
-
-log = logging.getLogger(__name__)
 
 _OUTCOME = "outcome"
 

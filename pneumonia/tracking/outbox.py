@@ -241,23 +241,17 @@ def kept_entries(run_id: str) -> list[Path]:
     return sorted(LocalState(run_id).outbox.glob("*.json"))
 
 
-def deliver_kept(run_id: str, deliver: Callable[[str, Entry], None]) -> int:
+def deliver_kept(run_id: str, deliver: Callable[[str, Entry], None]) -> None:
     """Deliver a run's kept entries in order, and remove each that was.
 
     One process at a time does: two would deliver an older entry after a newer one.
-
-    Returns:
-        How many were delivered.
     """
     if not kept_entries(run_id):
-        return 0
-    delivered = 0
+        return
     with FileLock(LocalState(run_id).folder / "delivery.lock"):
         for file in kept_entries(run_id):
             deliver(run_id, Entry.read(file))
             Entry.remove(file)
-            delivered += 1
-    return delivered
 
 
 def _number(file: Path) -> int:

@@ -2,7 +2,6 @@
 
 import io
 import json
-import logging
 import math
 import os
 import tempfile
@@ -30,8 +29,6 @@ from pneumonia.tracking.local_state import LocalState
 from pneumonia.tracking.outbox import Entry, outbox
 from pneumonia.tracking.provenance import git_state, versions
 from pneumonia.tracking.store import chosen_experiment_id
-
-log = logging.getLogger(__name__)
 
 CHECKPOINT = "checkpoints/best.pt"
 

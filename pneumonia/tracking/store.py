@@ -7,6 +7,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import mlflow
 import sqlalchemy
@@ -14,6 +15,8 @@ from filelock import FileLock
 from mlflow.exceptions import MlflowException
 
 from pneumonia.errors import TrackingError
+
+T = TypeVar("T")
 
 _SQLITE = "sqlite:///"
 _ATTEMPTS_TO_CREATE = 10
@@ -41,16 +44,31 @@ def connect(tracking_uri: str | None = None) -> str:
         _check_database(uri)
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(os.environ.get("MLFLOW_REGISTRY_URI", uri))
-    # Several processes may be creating the tables of a new database: the slower ones ask again.
-    for attempts_left in reversed(range(_ATTEMPTS_TO_CREATE if _is_server_database(uri) else 1)):
-        try:
-            mlflow.MlflowClient().search_experiments(max_results=1)
-            break
-        except Exception as error:
-            if not attempts_left:
-                raise _unreachable(uri, str(error)) from error
-            time.sleep(1)
+
+    def ask() -> object:
+        return mlflow.MlflowClient().search_experiments(max_results=1)
+
+    try:
+        if _is_server_database(uri):
+            while_others_create(ask, Exception)
+        else:
+            ask()
+    except Exception as error:
+        raise _unreachable(uri, str(error)) from error
     return uri
+
+
+def while_others_create(open_database: Callable[[], T], *collisions: type[Exception]) -> T:
+    """Open a database on a server, whose tables several processes may be creating at this moment.
+
+    Only one can: the slower ones fail with ``collisions``, and come again.
+    """
+    for _ in range(_ATTEMPTS_TO_CREATE - 1):
+        try:
+            return open_database()
+        except collisions:
+            time.sleep(1)
+    return open_database()
 
 
 def _is_server_database(uri: str) -> bool:

@@ -184,10 +184,6 @@ class Checkpoint:
         random = content["random"]
         _set_random_state(random[rank % len(random)], state.device)
 
-    def remove(self) -> None:
-        """Remove the file: its run has ended well."""
-        self.path.unlink(missing_ok=True)
-
 
 def _parts(state: TrainingState) -> dict[str, Any]:
     """What keeps its own state dict, by name."""
