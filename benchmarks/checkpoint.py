@@ -3,10 +3,7 @@
 python -m benchmarks.checkpoint --network resnet34 --image-size 128 --images 4037
 """
 
-import json
-import platform
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -14,6 +11,7 @@ from pathlib import Path
 import click
 import torch
 
+from benchmarks.report import print_result
 from benchmarks.throughput import bare_images_per_second
 from pneumonia.training.device import choose_engine
 from pneumonia.training.distributed import ALONE
@@ -52,23 +50,15 @@ def main(
             checkpoint.save(state, ALONE)
             seconds.append(time.perf_counter() - started)
         size = checkpoint.path.stat().st_size
-    result = {
-        "network": network,
-        "image_size": image_size,
-        "batch_size": batch_size,
-        "device": str(engine.device),
-        "precision": engine.precision,
+    measured = {
         "megabytes": round(size / 1e6, 1),
         "checkpoint_seconds": statistics.median(seconds),
         "all_checkpoint_seconds": seconds,
         "epoch_seconds": epoch_seconds,
         "ratio": statistics.median(seconds) / epoch_seconds,
         "limit": 0.02,
-        "torch": torch.__version__,
-        "machine": platform.processor() or platform.machine(),
     }
-    json.dump(result, sys.stdout, indent=2)
-    click.echo()
+    print_result(settings, engine, measured)
 
 
 if __name__ == "__main__":

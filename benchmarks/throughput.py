@@ -3,16 +3,14 @@
 python -m benchmarks.throughput --network resnet34 --image-size 128 --data chest_xray
 """
 
-import json
-import platform
 import statistics
-import sys
 import time
 
 import click
 import torch
 from torch.nn import functional
 
+from benchmarks.report import print_result
 from pneumonia.data.dataset import load_data_set
 from pneumonia.data.preprocessing import Preprocessing
 from pneumonia.data.settings import DataSettings
@@ -71,21 +69,13 @@ def main(
         history = train(settings, images, lambda _epoch: None).history
         pipeline.append(history[-1]["speed/images_per_second"])
     ratios = [whole / alone for whole, alone in zip(pipeline, bare, strict=True)]
-    result = {
-        "network": network,
-        "image_size": image_size,
-        "batch_size": batch_size,
-        "device": str(engine.device),
-        "precision": engine.precision,
+    measured = {
         "bare_images_per_second": statistics.median(bare),
         "pipeline_images_per_second": statistics.median(pipeline),
         "ratio": statistics.median(ratios),
         "ratios": ratios,
-        "torch": torch.__version__,
-        "machine": platform.processor() or platform.machine(),
     }
-    json.dump(result, sys.stdout, indent=2)
-    click.echo()
+    print_result(settings, engine, measured)
 
 
 if __name__ == "__main__":
