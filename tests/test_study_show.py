@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import optuna
 import pytest
@@ -10,6 +11,8 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
 
 from pneumonia.search.outcome import Outcome
+from pneumonia.search.queue import TrialQueue, first_number
+from pneumonia.training.settings import TrainingSettings
 
 Cli = Callable[..., Result]
 SPACE = {
@@ -122,3 +125,25 @@ def test_no_storage_is_made(
     assert result.exit_code == 2
     assert "there is no study storage" in result.stderr
     assert list(workplace.iterdir()) == []
+
+
+def test_a_trial_taken_up_again_is_drawn_at_its_own_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pneumonia.search import winner
+
+    queue = TrialQueue(optuna.create_study(direction="maximize"), None)
+    queue.fill(3)
+    interrupted = queue.take()
+    assert interrupted is not None
+    queue.give_back(interrupted)
+    for value in (0.7, 0.8, 0.9):  # trials 1 and 2, and then 0 by its second attempt
+        trial = queue.take()
+        assert trial is not None
+        queue.study.tell(trial, value)
+    drawn = []
+    monkeypatch.setattr(winner, "optimisation_history", lambda *given, **_: drawn.append(given))
+    run = SimpleNamespace(log_figure=lambda *_: None)
+    winner._log_figures(run, queue.trials(), {}, TrainingSettings())
+    assert drawn == [([0.9, 0.7, 0.8], ["complete"] * 3)]
+    best = queue.best()
+    assert best is not None
+    assert first_number(best) == 0

@@ -158,9 +158,12 @@ def _log_figures(
     settings: TrainingSettings,
 ) -> None:
     metric = f"val/{settings.metric}"
+    # A trial is drawn at the number it is called by; those of later attempts are nobody's.
+    called = {first_number(trial): trial for trial in trials}
+    places = [called.get(number) for number in range(max(called) + 1)]
     figure = optimisation_history(
-        [t.value if t.state == TrialState.COMPLETE else None for t in trials],
-        [state_of(t) for t in trials],
+        [trial.value if trial else None for trial in places],
+        [state_of(trial) if trial else "" for trial in places],
         metric=metric,
         maximize=settings.higher_is_better,
     )
