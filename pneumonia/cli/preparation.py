@@ -27,10 +27,10 @@ def load_data(experiment: "Experiment", *, told: bool = False) -> "DataSet":
 
     training = experiment.training
     engine = choose_engine(training.device, training.precision)
-    if experiment.data.data == DEMO and not told:
-        click.echo("No --data given: using synthetic X-rays, made on the spot.", err=True)
     if told:
         return load_data_set(experiment.data, training.preprocessing)
+    if experiment.data.data == DEMO:
+        click.echo("No --data given: using synthetic X-rays, made on the spot.", err=True)
     loaded = load_data_set(experiment.data, training.preprocessing, progress("preparing"))
     click.echo(f"experiment {experiment.name}, tracked in {tracking_uri()}", err=True)
     settings: dict[str, Any] = {**as_parameters(experiment.data), **as_parameters(training)}
