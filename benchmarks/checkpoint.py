@@ -3,7 +3,6 @@
 python -m benchmarks.checkpoint --network resnet34 --image-size 128 --images 4037
 """
 
-import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import click
 import torch
 
-from benchmarks.report import print_result
+from benchmarks.report import Figure, report
 from benchmarks.throughput import bare_images_per_second
 from pneumonia.training.device import choose_engine
 from pneumonia.training.distributed import ALONE
@@ -30,7 +29,7 @@ from pneumonia.training.state import Checkpoint
 def main(
     network: str, image_size: int, batch_size: int, images: int, steps: int, repeats: int
 ) -> None:
-    """Print the seconds a checkpoint and an epoch take, medians, and their ratio, as JSON."""
+    """Compare the seconds that a checkpoint and an epoch take."""
     settings = TrainingSettings(network=network, image_size=image_size, batch_size=batch_size)
     engine = choose_engine("auto", "auto")
     epoch_seconds = images / bare_images_per_second(settings, engine, steps)
@@ -50,15 +49,24 @@ def main(
             checkpoint.save(state, ALONE)
             seconds.append(time.perf_counter() - started)
         size = checkpoint.path.stat().st_size
-    measured = {
-        "megabytes": round(size / 1e6, 1),
-        "checkpoint_seconds": statistics.median(seconds),
-        "all_checkpoint_seconds": seconds,
-        "epoch_seconds": epoch_seconds,
-        "ratio": statistics.median(seconds) / epoch_seconds,
-        "limit": 0.02,
-    }
-    print_result(settings, engine, measured)
+    report(
+        "checkpoint",
+        [
+            Figure("checkpoint", seconds, "s"),
+            Figure("epoch", [epoch_seconds], "s"),
+            Figure(
+                "checkpoint over epoch",
+                [second / epoch_seconds for second in seconds],
+                limit="< 0.02",
+            ),
+        ],
+        network=network,
+        image_size=image_size,
+        batch_size=batch_size,
+        images=images,
+        precision=engine.precision,
+        megabytes=round(size / 1e6, 1),
+    )
 
 
 if __name__ == "__main__":

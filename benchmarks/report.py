@@ -78,7 +78,7 @@ def report(benchmark: str, figures: Sequence[Figure], **context: Any) -> None:
 
 
 def _short(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"  # noqa: PLR2004 - four digits
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def _processor() -> str:

@@ -207,3 +207,12 @@ def test_augmentation_is_seeded_and_leaves_images_alone_at_strength_0() -> None:
     assert torch.equal(untouched, grey.float())
     mirrored = augment(grey, changes, strength=0, flip_probability=1)
     torch.testing.assert_close(mirrored, grey.flip(2).float(), atol=0.1, rtol=0)
+
+
+def test_a_batch_is_augmented_as_each_image_alone_would_be() -> None:
+    grey = torch.randint(0, 256, (5, 24, 24), dtype=torch.uint8)
+    changes = draw_changes(5, torch.Generator().manual_seed(3))
+    batch = augment(grey, changes, strength=1.5, flip_probability=0.5)
+    for image, change, expected in zip(grey, changes.T, batch, strict=True):
+        alone = augment(image.unsqueeze(0), change.unsqueeze(1), strength=1.5, flip_probability=0.5)
+        torch.testing.assert_close(alone[0], expected, atol=1e-3, rtol=0)

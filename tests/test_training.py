@@ -6,9 +6,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torchvision.transforms import v2
 
 from pneumonia.data.dataset import Images, load_data_set
-from pneumonia.data.preprocessing import Preprocessing
+from pneumonia.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, decode
 from pneumonia.data.settings import DataSettings
 from pneumonia.errors import TrainingError, UsageError, WeightsError
 from pneumonia.evaluation.metrics import classification_metrics, confidence_intervals
@@ -57,6 +58,57 @@ def test_the_same_seed_gives_the_same_bits(images: dict[str, Images], precision:
     for key, tensor in first.network.state_dict().items():
         assert torch.equal(tensor, again.network.state_dict()[key]), key
     assert first.history[0]["train/loss"] != other.history[0]["train/loss"]
+
+
+# Batch norm and Adam blow up what rounding leaves: the smaller the steps, the less.
+@pytest.mark.parametrize(("name", "learning_rate"), [("simple_cnn", 1e-4), ("resnet34", 1e-5)])
+def test_training_computes_what_a_plain_loop_does(
+    name: str, learning_rate: float, images: dict[str, Images]
+) -> None:
+    """Against files decoded one by one, torchvision's normalisation, and an unfused optimizer."""
+    settings = replace(
+        QUICK,
+        network=name,
+        optimizer="adam",
+        augmentation=0.0,
+        learning_rate=learning_rate,
+        ema=0.0,
+        weight_decay=0.0,
+        schedule="constant",
+        warmup=0.0,
+    )
+    history = train(settings, images, lambda _epoch: None).history
+
+    torch.manual_seed(settings.seed)
+    network = NETWORKS[name].build(settings.image_size, settings.dropout)
+    optimizer = torch.optim.Adam(
+        network.parameters(), lr=settings.learning_rate, foreach=False, fused=False
+    )
+    normalise = v2.Normalize(IMAGENET_MEAN, IMAGENET_STD)
+    order = torch.Generator().manual_seed(settings.seed)
+    for epoch in history:
+        losses = []
+        shuffled = torch.randperm(len(images["train"]), generator=order)
+        for batch in shuffled.split(settings.batch_size):
+            if len(batch) < settings.batch_size:
+                continue
+            torch.rand(7, len(batch), generator=order)  # what augmentation draws
+            files = [images["train"].files[position] for position in batch]
+            grey = [decode(file.path.read_bytes(), settings.preprocessing) for file in files]
+            pixels = torch.stack(
+                [
+                    normalise(torch.from_numpy(image.copy()).expand(3, -1, -1) / 255)
+                    for image in grey
+                ]
+            )  # (B, 3, H, W)
+            labels = torch.tensor([file.label for file in files])
+            network.train()
+            loss = torch.nn.functional.cross_entropy(network(pixels), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        assert epoch["train/loss"] == pytest.approx(np.mean(losses), abs=2e-3)
 
 
 def test_the_best_epochs_weights_are_kept(images: dict[str, Images]) -> None:

@@ -202,14 +202,14 @@ def _train_epoch(
     replica.train()
     if state.order is None:
         state.order = torch.randperm(len(training), generator=state.generator)
+    order = state.order.to(engine.device)
     # The last, incomplete batch is left out: batch-norm statistics of a few images are poor.
     n_batches = len(training) // settings.batch_size
     for step in range(len(state.losses), n_batches):
         if asked_to_stop():
             raise StoppedBetweenBatches
         # From here on B is this rank's share of the batch, and what is drawn is for the whole.
-        batch = state.order[step * settings.batch_size : (step + 1) * settings.batch_size]
-        batch = batch.to(engine.device)
+        batch = order[step * settings.batch_size : (step + 1) * settings.batch_size]
         changes = draw_changes(len(batch), state.generator)
         grey, labels = training.batch(ranks.share(batch))  # (B, H, W), (B,)
         levels = augment(
