@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,10 @@ from pneumonia.data.preprocessing import Preprocessing
 from pneumonia.data.settings import DataSettings
 from pneumonia.evaluation.grad_cam import grad_cam
 from pneumonia.networks.registry import NETWORKS
+from pneumonia.prediction.batch import score
+from pneumonia.prediction.forward import CLOSE
+from pneumonia.tracking.models import load_model
+from pneumonia.tracking.store import connect
 from pneumonia.training.loop import train
 from pneumonia.training.settings import TrainingSettings
 
@@ -88,6 +93,25 @@ def test_other_formats_and_standard_input(
     assert not list(tmp_path.glob("*.partial"))
 
 
+def test_labels_are_those_of_fp32_whatever_the_precision(
+    trained: SimpleNamespace, xrays: Path
+) -> None:
+    connect(trained.tracking_uri)
+    model, files = load_model(URI), sorted((xrays / "train").rglob("*.jpeg"))[:24]
+
+    def scored(precision: str, threshold: float) -> list[dict[str, Any]]:
+        batches = score(model, files, precision=precision, threshold=threshold)
+        return [row for rows in batches for row in rows]
+
+    exact = scored("fp32", 0.5)
+    fast = scored("bf16", 2.0)  # no probability is near it, so none is computed again
+    moved = [abs(a["probability"] - b["probability"]) for a, b in zip(exact, fast, strict=True)]
+    assert 0 < max(moved) < CLOSE
+    for threshold in (row["probability"] for row in exact):  # the hardest there are
+        labels = [row["label"] for row in scored("bf16", threshold)]
+        assert labels == [row["label"] for row in scored("fp32", threshold)]
+
+
 def test_track_logs_the_batch(trained: SimpleNamespace, xrays: Path, run_cli: Cli) -> None:
     import mlflow
 
@@ -148,7 +172,7 @@ def test_the_model_loads_without_this_package_and_gives_the_same_probabilities(
     )
     assert done.returncode == 0, done.stderr
     *served, undecodable = json.loads(done.stdout.splitlines()[-1])
-    own = rows_of(predict(run_cli, trained, *files))
+    own = rows_of(predict(run_cli, trained, *files, "--precision", "fp32"))
     assert [row["label"] for row in served] == [row["label"] for row in own]
     np.testing.assert_allclose(
         [row["probability"] for row in served],

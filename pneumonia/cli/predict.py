@@ -48,6 +48,13 @@ _THRESHOLD = click.option(
     show_default=True,
     help="Device to predict on.",
 )
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
+    default="auto",
+    show_default=True,
+    help="Precision: auto is bf16 where that is fast. Labels are those of fp32 in any.",
+)
 @click.option("--track", is_flag=True, help="Log the batch as an MLflow run.")
 @tracking_options
 def predict(
@@ -58,6 +65,7 @@ def predict(
     threshold: float | None,
     batch_size: int,
     device: str,
+    precision: str,
     track: bool,
     tracking_uri: str | None,
     experiment_name: str,
@@ -82,7 +90,15 @@ def predict(
     files = find_paths(paths, sys.stdin)
     counts: dict[str, int] = {}
     with open_writer(file_format, output) as write:
-        for rows in score(model, files, batch_size=batch_size, device=device, threshold=threshold):
+        scored = score(
+            model,
+            files,
+            batch_size=batch_size,
+            device=device,
+            precision=precision,
+            threshold=threshold,
+        )
+        for rows in scored:
             write(rows)
             for row in rows:
                 outcome = row["label"] or row["status"]

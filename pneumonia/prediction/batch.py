@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 
 from pneumonia.data.folders import walk_images
-from pneumonia.data.preprocessing import Preprocessing, UnreadableImageError, decode, network_input
+from pneumonia.data.preprocessing import Preprocessing, UnreadableImageError, decode
 from pneumonia.errors import DataError
+from pneumonia.prediction.forward import Classifier
 from pneumonia.tracking.models import LoadedModel
-from pneumonia.training.device import choose_engine
 
 Row = dict[str, Any]
 COLUMNS = ("path", "label", "probability", "status", "error", "model")
@@ -42,6 +42,7 @@ def score(
     *,
     batch_size: int = 64,
     device: str = "auto",
+    precision: str = "auto",
     threshold: float | None = None,
 ) -> Iterator[list[Row]]:
     """Score images batch by batch, in order.
@@ -50,23 +51,21 @@ def score(
         model: The model.
         files: Image files; looked at only as far ahead as decoding runs.
         batch_size: Images a forward pass.
-        device: Where to compute, in fp32 so that results do not depend on the machine.
+        device: Where to compute.
+        precision: In what, as ``Classifier`` takes it; labels do not depend on it.
         threshold: Least probability called positive; the model's own by default.
 
     Yields:
         Rows with the keys ``COLUMNS``.
     """
-    engine = choose_engine(device, "fp32")
-    network = model.network.to(engine.device).to(memory_format=torch.channels_last)
     least = model.config.threshold if threshold is None else threshold
+    classifier = Classifier(model, least, device, precision)
     for batch in _decoded_ahead(files, model.config.preprocessing, batch_size):
         rows = [_row(path, image, model.uri) for path, image in batch]
         images = [image for _, image in batch if not isinstance(image, str)]
         if images:
-            grey = torch.from_numpy(np.stack(images)).to(engine.device)  # (B, H, W)
-            with torch.inference_mode():
-                logits = network(network_input(grey))  # (B, 2)
-            probabilities = iter(logits.double().softmax(dim=1)[:, 1].tolist())
+            grey = torch.from_numpy(np.stack(images))  # (B, H, W)
+            probabilities = iter(classifier.probabilities(grey).tolist())
             for row in rows:
                 if row["status"] == "ok":
                     row["probability"] = next(probabilities)
