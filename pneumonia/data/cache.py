@@ -11,9 +11,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -22,6 +20,7 @@ import PIL
 from filelock import FileLock
 from numpy.typing import NDArray
 
+from pneumonia.data.lookahead import ahead
 from pneumonia.data.preprocessing import Preprocessing, UnreadableImageError, decode
 from pneumonia.errors import DataError
 
@@ -144,19 +143,17 @@ def _build(
         unreadable: dict[str, str] = {}
         with (building / "pixels.npy").open("wb") as out:
             _write_header(out, (0, side, side))
-            with ThreadPoolExecutor(max_workers=os.cpu_count()) as threads:
-                pending = iter(sorted(files.items()))
-                while chunk := list(islice(pending, 256)):  # bounds what is in memory
-                    paths = [path for _, path in chunk]
-                    decoded = threads.map(lambda path: _try_decode(path, preprocessing), paths)
-                    for (digest, _), image in zip(chunk, decoded, strict=True):
-                        if isinstance(image, str):
-                            unreadable[digest] = image
-                        else:
-                            out.write(image.tobytes())
-                            rows[digest] = len(rows)
-                    if progress is not None:
-                        progress(len(rows) + len(unreadable), len(files))
+            decoded = ahead(
+                lambda file: _try_decode(file[1], preprocessing), sorted(files.items()), window=256
+            )
+            for n_done, ((digest, _), image) in enumerate(decoded, 1):
+                if isinstance(image, str):
+                    unreadable[digest] = image
+                else:
+                    out.write(image.tobytes())
+                    rows[digest] = len(rows)
+                if progress is not None and (n_done % 64 == 0 or n_done == len(files)):
+                    progress(n_done, len(files))
             out.seek(0)
             _write_header(out, (len(rows), side, side))
         index = {"rows": rows, "unreadable": unreadable}

@@ -1,9 +1,6 @@
 """Batch scoring: decoding runs ahead of the forward pass, and memory stays flat."""
 
-import os
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
@@ -13,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from pneumonia.data.folders import walk_images
+from pneumonia.data.lookahead import ahead
 from pneumonia.data.preprocessing import Preprocessing, UnreadableImageError, decode
 from pneumonia.errors import DataError
 from pneumonia.prediction.forward import Classifier
@@ -60,7 +58,10 @@ def score(
     """
     least = model.config.threshold if threshold is None else threshold
     classifier = Classifier(model, least, device, precision)
-    for batch in _decoded_ahead(files, model.config.preprocessing, batch_size):
+    preprocessing = model.config.preprocessing
+    # Decoding is two batches ahead of the forward pass.
+    decoded = ahead(lambda path: _decode(path, preprocessing), files, window=2 * batch_size)
+    while batch := list(islice(decoded, batch_size)):
         rows = [_row(path, image, model.uri) for path, image in batch]
         images = [image for _, image in batch if not isinstance(image, str)]
         if images:
@@ -81,32 +82,6 @@ def _paths(arguments: list[str], stdin: TextIO) -> Iterator[Path]:
             yield from walk_images(Path(argument))
         else:
             yield Path(argument)
-
-
-def _decoded_ahead(
-    files: Iterable[Path], preprocessing: Preprocessing, batch_size: int
-) -> Iterator[list[tuple[Path, Decoded]]]:
-    """Decode in threads, two batches ahead of the one in use."""
-    threads = ThreadPoolExecutor(max_workers=os.cpu_count())
-    pending: deque[list[tuple[Path, Future[Decoded]]]] = deque()
-    batches = _in_batches(files, batch_size)
-    try:
-        while True:
-            for paths in islice(batches, 3 - len(pending)):
-                pending.append(
-                    [(path, threads.submit(_decode, path, preprocessing)) for path in paths]
-                )
-            if not pending:
-                return
-            yield [(path, future.result()) for path, future in pending.popleft()]
-    finally:
-        threads.shutdown(wait=False, cancel_futures=True)
-
-
-def _in_batches(files: Iterable[Path], size: int) -> Iterator[list[Path]]:
-    files = iter(files)
-    while batch := list(islice(files, size)):
-        yield batch
 
 
 def _decode(path: Path, preprocessing: Preprocessing) -> Decoded:
