@@ -16,18 +16,19 @@ from pneumonia.data.settings import DEMO, DataSettings
 from pneumonia.search.experiment import load_experiment
 from pneumonia.training.device import Engine, choose_engine
 from pneumonia.training.loop import build_network, train
-from pneumonia.training.optimisation import build_optimizer
+from pneumonia.training.optimisation import averaged, build_optimizer
 from pneumonia.training.settings import TrainingSettings
 
 
 def bare_step(settings: TrainingSettings, engine: Engine) -> Callable[[], torch.Tensor]:
-    """The network step alone, on random tensors already in memory; it returns the loss."""
+    """The step alone, as the settings want it, on random tensors in memory; it gives the loss."""
     network = build_network(settings).to(engine.device).to(memory_format=torch.channels_last)
     optimizer = build_optimizer(network, settings)
     side = settings.image_size
     pixels = torch.randn(settings.batch_size, 3, side, side, device=engine.device)
     pixels = pixels.contiguous(memory_format=torch.channels_last)  # (B, 3, H, W)
     labels = torch.randint(0, 2, (settings.batch_size,), device=engine.device)
+    average = averaged(network, settings.ema) if settings.ema else None
     network.train()
 
     def step() -> torch.Tensor:
@@ -39,6 +40,8 @@ def bare_step(settings: TrainingSettings, engine: Engine) -> Callable[[], torch.
         if settings.clip_norm:
             torch.nn.utils.clip_grad_norm_(network.parameters(), settings.clip_norm)
         optimizer.step()
+        if average is not None:
+            average.update_parameters(network)
         return loss
 
     step(), step()  # the first ones choose kernels

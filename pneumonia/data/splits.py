@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.model_selection import StratifiedGroupKFold
 
 from pneumonia.data.folders import Found, ImageFile
 from pneumonia.data.settings import DataSettings, names
@@ -91,6 +90,8 @@ def patient_folds(
             "give more patients or ask for fewer folds"
         )
     n_folds = min(n_folds, fewest)
+    from sklearn.model_selection import StratifiedGroupKFold  # slow, and predict needs none
+
     folds = StratifiedGroupKFold(n_splits=n_folds, shuffle=True, random_state=seed)
     yield from folds.split(np.zeros(len(labels)), labels, patients)
 

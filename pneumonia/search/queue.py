@@ -66,8 +66,9 @@ class TrialQueue:
     def fill(self, n_trials: int, first: dict[str, Any] | None = None) -> None:
         """Add waiting trials until there are ``n_trials``; the first may have given parameters."""
         with self._alone():
-            for _ in range(n_trials - len(self.trials())):
-                self.study.enqueue_trial(first if first and not self.trials() else {})
+            there = len(self.trials())
+            for number in range(there, n_trials):
+                self.study.enqueue_trial(first if first and number == 0 else {})
 
     def trials(self) -> list[FrozenTrial]:
         """The study's trials; one that was taken up again counts once, by its last attempt.
@@ -85,6 +86,10 @@ class TrialQueue:
                 counted.append(trial)
             followed.update(follows)
         return counted
+
+    def stored(self, trial: optuna.Trial) -> FrozenTrial:
+        """A trial as it is stored now. ``study.trials`` would copy all of them for it."""
+        return self.study.get_trials(deepcopy=False)[trial.number]
 
     def ranked(self) -> list[FrozenTrial]:
         """The trials, the best complete one first; those that did not complete come last.
@@ -127,7 +132,7 @@ class TrialQueue:
 
     def give_back(self, trial: optuna.Trial) -> None:
         """Put a trial that was interrupted back into the queue."""
-        self._again(self.study.trials[trial.number])
+        self._again(self.stored(trial))
 
     def recover(self) -> None:
         """Put the trials of dead workers back into the queue.

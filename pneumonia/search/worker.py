@@ -66,13 +66,13 @@ class Worker:
                 time.sleep(_SECONDS_BETWEEN_LOOKS)
 
     def _run(self, trial: optuna.Trial) -> None:
-        child, number = None, first_number(self.study.trials[trial.number])
+        child, number = None, first_number(self.queue.stored(trial))
         with self.queue.beating(trial):
             try:
                 child = self._child_of(trial, number)
                 self._work_on(trial, child, number)
             except (KeyboardInterrupt, TrackingError):
-                if child and not self.study.trials[trial.number].state.is_finished():
+                if child and not self.queue.stored(trial).state.is_finished():
                     child.end("KILLED", "interrupted")
                 self.queue.give_back(trial)
                 raise
@@ -80,7 +80,7 @@ class Worker:
                 log.warning("trial %d is another worker's: no word had come from this one", number)
                 return
         child.local.remove()
-        self._tell_of(self.study.trials[trial.number])
+        self._tell_of(self.queue.stored(trial))
 
     def _work_on(self, trial: optuna.Trial, child: Run, number: int) -> None:
         try:
@@ -149,7 +149,7 @@ class Worker:
         child.end("FINISHED", "complete")
         self.study.tell(trial, value, skip_if_finished=True)
         if leads:
-            self.run.log_metrics(best, step=first_number(self.study.trials[trial.number]))
+            self.run.log_metrics(best, step=first_number(self.queue.stored(trial)))
             if leader and self.search.keep_checkpoints == "winner":
                 find_run(leader.user_attrs["run_id"]).drop_checkpoint()
 

@@ -9,11 +9,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlflow
 import torch
-from matplotlib.figure import Figure
 from mlflow.data.code_dataset_source import CodeDatasetSource
 from mlflow.data.meta_dataset import MetaDataset
 from mlflow.entities import DatasetInput, InputTag
@@ -29,6 +28,9 @@ from pneumonia.tracking.local_state import LocalState
 from pneumonia.tracking.outbox import Entry, outbox
 from pneumonia.tracking.provenance import git_state, versions
 from pneumonia.tracking.store import chosen_experiment_id
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure  # slow, and predict draws nothing
 
 CHECKPOINT = "checkpoints/best.pt"
 
@@ -89,7 +91,7 @@ class Run:
         metrics = {key: value for key, value in epoch.items() if key != "epoch"}
         return self.log_metrics(metrics, step=int(epoch["epoch"]))
 
-    def log_figure(self, figure: Figure, name: str) -> None:
+    def log_figure(self, figure: "Figure", name: str) -> None:
         """Log a figure as ``figures/NAME.png``."""
         drawn = io.BytesIO()
         figure.savefig(drawn, format="png")
