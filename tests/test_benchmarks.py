@@ -1,0 +1,70 @@
+"""That benchmarks run and say what they measured; never how fast anything is."""
+
+import json
+from pathlib import Path
+
+import click
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image
+
+from benchmarks import cache, step, throughput, usual_recipe
+from benchmarks.report import ratios
+from pneumonia.data.dataset import load_data_set
+from pneumonia.data.preprocessing import Preprocessing, decode, network_input
+from pneumonia.data.settings import DataSettings
+from pneumonia.search.experiment import load_experiment
+from pneumonia.training.device import choose_engine
+
+
+@pytest.mark.parametrize(
+    ("command", "options", "figures"),
+    [
+        (cache.main, "--image-size 16 --repeats 2 --images {images}", 8),
+        (step.main, "--image-size 32 --batch-size 2 --precision fp32 --steps 1 --repeats 2", 3),
+    ],
+)
+def test_benchmarks_print_what_they_measured(
+    command: click.Command, options: str, figures: int, xrays: Path
+) -> None:
+    result = CliRunner().invoke(command, options.format(images=xrays).split())
+    assert result.exit_code == 0, result.output
+    measured = json.loads(result.stdout)
+    assert len(measured["figures"]) == figures
+    for figure in measured["figures"]:
+        assert len(figure["values"]) == 2
+        assert min(figure["values"]) <= figure["median"] <= max(figure["values"])
+        assert figure["what"] in result.stderr
+    assert torch.__version__.startswith(measured["torch"])
+
+
+def test_ratios_compare_neighbours() -> None:
+    assert ratios([2.0, 9.0], [1.0, 3.0]) == [2.0, 3.0]
+    with pytest.raises(ValueError, match="longer"):
+        ratios([1.0], [1.0, 2.0])
+
+
+def test_the_usual_recipe_sees_the_same_images(xrays: Path, tmp_path: Path) -> None:
+    data = load_data_set(DataSettings(data=str(xrays)), Preprocessing(32))
+    files = data.roles["validation"]
+    folder = usual_recipe.image_folder(files, tmp_path)
+    loader = usual_recipe.training_loader(folder, image_size=32, batch_size=len(files), workers=0)
+    pixels, labels = next(iter(loader))
+    assert pixels.shape == (len(files), 3, 32, 32)
+    assert sorted(labels.tolist()) == sorted(file.label for file in files)
+    # Unchanged but for the size, one looks as ours does.
+    plain = usual_recipe.scoring_transform(32)
+    for file in files[:3]:
+        with Image.open(file.path) as image:
+            theirs = plain(image.convert("RGB"))
+        grey = torch.from_numpy(decode(file.path.read_bytes(), Preprocessing(32)).copy())
+        ours = network_input(grey.unsqueeze(0))[0]
+        assert (theirs - ours).abs().mean() < 0.1
+
+
+def test_the_bare_step_trains() -> None:
+    settings = load_experiment("demo", {"image_size": 32, "batch_size": 4}).training
+    run = throughput.bare_step(settings, choose_engine("cpu", "fp32"))
+    losses = [run().item() for _ in range(8)]
+    assert losses[-1] < losses[0]
