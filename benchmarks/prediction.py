@@ -1,10 +1,11 @@
 """How fast batch prediction goes from full-size image files to rows, and what memory it takes.
 
-python -m benchmarks.prediction --images /path/to/full_size_xrays --image-size 96
+OMP_WAIT_POLICY=PASSIVE python -m benchmarks.prediction --images /path/to/full_size_xrays
 python -m benchmarks.prediction --memory --few 1000 --many 100000 --image-size 32
 
-Prediction is compared with each of its halves alone, decoding in threads and the forward pass, and
-with a plain torchvision loop. On a GPU the slower half is the limit. On a CPU both halves want the
+`pneumonia predict` sets OMP_WAIT_POLICY itself, before it imports torch. Prediction is compared
+with each of its halves alone, decoding in threads and the forward pass, and with a plain
+torchvision loop. On a GPU the slower half is the limit. On a CPU both halves want the
 same cores, and no order of work can beat their times added up: that is the second limit.
 """
 

@@ -172,7 +172,7 @@ def main(axes: tuple[str, ...], largest: int, repeats: int) -> None:
                 os.environ["PNEUMONIA_STATE"] = f"{name}/state"
                 costs.append(_AXES[axis](Path(name), largest))
         figures += _figures(costs)
-    report("Scale", figures, axes=" ".join(axes), largest=largest, repeats=repeats)
+    report("scale", figures, axes=" ".join(axes), largest=largest, repeats=repeats)
 
 
 if __name__ == "__main__":

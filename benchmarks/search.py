@@ -112,7 +112,7 @@ def main(pruning: int, pruning_trials: int, trials: int, repeats: int, **setting
         # The last value of an option counts.
         longer = [*fixed, "--epochs", str(pruning), "--trials", str(pruning_trials)]
         figures += _pruning(longer, repeats)
-    report("Search", figures, trials=trials, pruning=pruning, **settings)
+    report("search", figures, trials=trials, pruning=pruning, **settings)
 
 
 def _pruning(options: Sequence[str], repeats: int) -> list[Figure]:

@@ -108,7 +108,7 @@ def main(
         Figure("predict beyond the imports", _beyond(taken[predicted], taken[imports]), "s"),
         Figure("train beyond the imports", _beyond(taken[trained], taken[imports]), "s"),
     ]
-    report("Start-up", figures, network=network, image_size=image_size, data=data, repeats=repeats)
+    report("startup", figures, network=network, image_size=image_size, data=data, repeats=repeats)
 
 
 def _beyond(whole: Sequence[float], part: Sequence[float]) -> list[float]:

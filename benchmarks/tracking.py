@@ -133,7 +133,7 @@ def main(
             for store, uri in stores.items():
                 measured[store].measure(uri, settings, epochs, example)
     figures = [f for store in measured for f in measured[store].figures(store, epoch_seconds)]
-    report("Tracking", figures, network=network, epochs=epochs, repeats=repeats)
+    report("tracking", figures, network=network, epochs=epochs, repeats=repeats)
 
 
 if __name__ == "__main__":
