@@ -1,6 +1,6 @@
 """The cost of the resumable checkpoint that each epoch ends with, as a share of that epoch.
 
-python -m benchmarks.checkpoint --network resnet34 --image-size 128 --images 4037
+python -m benchmarks.checkpoint --network resnet34 --images 4037
 """
 
 import tempfile
@@ -12,28 +12,24 @@ import torch
 
 from benchmarks.report import Figure, report
 from benchmarks.throughput import bare_images_per_second
+from pneumonia.search.experiment import load_experiment
 from pneumonia.training.device import choose_engine
 from pneumonia.training.distributed import ALONE
 from pneumonia.training.loop import begin
-from pneumonia.training.settings import TrainingSettings
 from pneumonia.training.state import Checkpoint
 
 
 @click.command()
 @click.option("--network", default="resnet34", show_default=True)
-@click.option("--image-size", default=128, show_default=True)
-@click.option("--batch-size", default=64, show_default=True)
 @click.option("--images", default=4037, show_default=True, help="Training images of an epoch.")
 @click.option("--steps", default=6, show_default=True, help="Steps that the epoch is told from.")
 @click.option("--repeats", default=5, show_default=True, help="Checkpoints written.")
-def main(
-    network: str, image_size: int, batch_size: int, images: int, steps: int, repeats: int
-) -> None:
-    """Compare the seconds that a checkpoint and an epoch take."""
-    settings = TrainingSettings(network=network, image_size=image_size, batch_size=batch_size)
+def main(network: str, images: int, steps: int, repeats: int) -> None:
+    """Compare the seconds that a checkpoint and an epoch take, by the network's experiment."""
+    settings = load_experiment(network, {}).training
     engine = choose_engine("auto", "auto")
     epoch_seconds = images / bare_images_per_second(settings, engine, steps)
-    state, _ = begin(settings, engine, n_batches=images // batch_size)
+    state, _ = begin(settings, engine, n_batches=images // settings.batch_size)
     for group in state.optimizer.param_groups:
         for parameter in group["params"]:
             parameter.grad = torch.zeros_like(parameter)
@@ -61,8 +57,8 @@ def main(
             ),
         ],
         network=network,
-        image_size=image_size,
-        batch_size=batch_size,
+        image_size=settings.image_size,
+        batch_size=settings.batch_size,
         images=images,
         precision=engine.precision,
         megabytes=round(size / 1e6, 1),

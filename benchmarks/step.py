@@ -10,7 +10,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.report import Figure, ratios, report
-from benchmarks.throughput import bare_step
+from benchmarks.throughput import bare_step, steps_per_second
 from pneumonia.search.experiment import load_experiment
 from pneumonia.training.device import Engine, choose_engine
 
@@ -56,11 +56,7 @@ def main(
     network_rate, matmul_rate = [], []
     for _ in range(repeats):
         matmul_rate.append(matmul_flops_per_second(engine))
-        started = time.perf_counter()
-        for _ in range(steps):
-            loss = step()
-        loss.item()
-        network_rate.append(steps * flops / (time.perf_counter() - started))
+        network_rate.append(flops * steps_per_second(step, steps))
     report(
         "step",
         [

@@ -48,14 +48,18 @@ def bare_step(settings: TrainingSettings, engine: Engine) -> Callable[[], torch.
     return step
 
 
-def bare_images_per_second(settings: TrainingSettings, engine: Engine, n_steps: int) -> float:
-    """Images a second of the bare step."""
-    step = bare_step(settings, engine)
+def steps_per_second(step: Callable[[], torch.Tensor], n_steps: int) -> float:
+    """How often a second a step is done."""
     started = time.perf_counter()
     for _ in range(n_steps):
         loss = step()
     loss.item()  # waits for the device
-    return n_steps * settings.batch_size / (time.perf_counter() - started)
+    return n_steps / (time.perf_counter() - started)
+
+
+def bare_images_per_second(settings: TrainingSettings, engine: Engine, n_steps: int) -> float:
+    """Images a second of the bare step."""
+    return settings.batch_size * steps_per_second(bare_step(settings, engine), n_steps)
 
 
 @click.command()

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torchvision.transforms import v2
 
+from pneumonia.data.augmentation import draw_changes
 from pneumonia.data.dataset import Images, load_data_set
 from pneumonia.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, decode
 from pneumonia.data.settings import DataSettings
@@ -92,7 +93,7 @@ def test_training_computes_what_a_plain_loop_does(
         for batch in shuffled.split(settings.batch_size):
             if len(batch) < settings.batch_size:
                 continue
-            torch.rand(7, len(batch), generator=order)  # what augmentation draws
+            draw_changes(len(batch), order)  # as if to be augmented
             files = [images["train"].files[position] for position in batch]
             grey = [decode(file.path.read_bytes(), settings.preprocessing) for file in files]
             pixels = torch.stack(

@@ -20,8 +20,8 @@ import PIL
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from pneumonia.data.lookahead import ahead
-from pneumonia.data.preprocessing import Preprocessing, UnreadableImageError, decode
+from pneumonia.data.decoding import decode_ahead
+from pneumonia.data.preprocessing import Preprocessing
 from pneumonia.errors import DataError
 
 _FORMAT = 1
@@ -143,10 +143,9 @@ def _build(
         unreadable: dict[str, str] = {}
         with (building / "pixels.npy").open("wb") as out:
             _write_header(out, (0, side, side))
-            decoded = ahead(
-                lambda file: _try_decode(file[1], preprocessing), sorted(files.items()), window=256
-            )
-            for n_done, ((digest, _), image) in enumerate(decoded, 1):
+            digests = sorted(files)
+            decoded = decode_ahead((files[digest] for digest in digests), preprocessing, window=256)
+            for n_done, (digest, (_, image)) in enumerate(zip(digests, decoded, strict=True), 1):
                 if isinstance(image, str):
                     unreadable[digest] = image
                 else:
@@ -170,12 +169,3 @@ def _write_header(out: BinaryIO, shape: tuple[int, int, int]) -> None:
     np.lib.format.write_array_header_1_0(
         out, {"descr": "|u1", "fortran_order": False, "shape": shape}
     )
-
-
-def _try_decode(path: Path, preprocessing: Preprocessing) -> NDArray[np.uint8] | str:
-    try:
-        return decode(path.read_bytes(), preprocessing)
-    except UnreadableImageError as error:
-        return str(error)
-    except OSError as error:
-        return error.strerror or str(error)

@@ -7,18 +7,15 @@ from typing import Any, TextIO
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from pneumonia.data.decoding import Decoded, decode_ahead
 from pneumonia.data.folders import walk_images
-from pneumonia.data.lookahead import ahead
-from pneumonia.data.preprocessing import Preprocessing, UnreadableImageError, decode
 from pneumonia.errors import DataError
 from pneumonia.prediction.forward import Classifier
 from pneumonia.tracking.models import LoadedModel
 
 Row = dict[str, Any]
 COLUMNS = ("path", "label", "probability", "status", "error", "model")
-Decoded = NDArray[np.uint8] | str
 
 
 def find_paths(arguments: Iterable[str], stdin: TextIO) -> Iterator[Path]:
@@ -50,7 +47,7 @@ def score(
         files: Image files; looked at only as far ahead as decoding runs.
         batch_size: Images a forward pass.
         device: Where to compute.
-        precision: In what, as ``Classifier`` takes it; labels do not depend on it.
+        precision: As ``Classifier`` takes it; labels are those of fp32 (see its ``CLOSE``).
         threshold: Least probability called positive; the model's own by default.
 
     Yields:
@@ -58,9 +55,8 @@ def score(
     """
     least = model.config.threshold if threshold is None else threshold
     classifier = Classifier(model, least, device, precision)
-    preprocessing = model.config.preprocessing
-    # Decoding is two batches ahead of the forward pass.
-    decoded = ahead(lambda path: _decode(path, preprocessing), files, window=2 * batch_size)
+    # While one batch is in the forward pass, the next two are decoded.
+    decoded = decode_ahead(files, model.config.preprocessing, window=2 * batch_size)
     while batch := list(islice(decoded, batch_size)):
         rows = [_row(path, image, model.uri) for path, image in batch]
         images = [image for _, image in batch if not isinstance(image, str)]
@@ -82,15 +78,6 @@ def _paths(arguments: list[str], stdin: TextIO) -> Iterator[Path]:
             yield from walk_images(Path(argument))
         else:
             yield Path(argument)
-
-
-def _decode(path: Path, preprocessing: Preprocessing) -> Decoded:
-    try:
-        return decode(path.read_bytes(), preprocessing)
-    except UnreadableImageError as error:
-        return str(error)
-    except (OSError, ValueError) as error:  # ValueError: a zero byte in a path
-        return getattr(error, "strerror", None) or str(error)
 
 
 def _row(path: Path, image: Decoded, uri: str) -> Row:

@@ -202,7 +202,7 @@ def _train_epoch(
     replica.train()
     if state.order is None:
         state.order = torch.randperm(len(training), generator=state.generator)
-    order = state.order.to(engine.device)
+    order = state.order.to(engine.device)  # at once: each transfer makes the host wait
     # The last, incomplete batch is left out: batch-norm statistics of a few images are poor.
     n_batches = len(training) // settings.batch_size
     for step in range(len(state.losses), n_batches):
