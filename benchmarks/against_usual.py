@@ -12,9 +12,9 @@ import torch
 
 from benchmarks import usual_recipe
 from benchmarks.report import Figure, ratios, report
+from pneumonia.config.data import DEMO, DataSettings
+from pneumonia.config.experiment import load_experiment
 from pneumonia.data.dataset import load_data_set
-from pneumonia.data.settings import DEMO, DataSettings
-from pneumonia.search.experiment import load_experiment
 from pneumonia.training.device import choose_engine
 from pneumonia.training.loop import train
 

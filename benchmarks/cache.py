@@ -21,9 +21,9 @@ from PIL import Image
 
 from benchmarks.report import Figure, ratios, report
 from pneumonia.data.cache import open_cache
+from pneumonia.data.decode import Preprocessing, decode
 from pneumonia.data.demo import write_demo_set
 from pneumonia.data.folders import walk_images
-from pneumonia.data.preprocessing import Preprocessing, decode
 
 Item = TypeVar("Item")
 

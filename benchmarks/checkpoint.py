@@ -12,11 +12,11 @@ import torch
 
 from benchmarks.report import Figure, report
 from benchmarks.throughput import bare_images_per_second
-from pneumonia.search.experiment import load_experiment
+from pneumonia.config.experiment import load_experiment
+from pneumonia.training.checkpoint import Checkpoint
 from pneumonia.training.device import choose_engine
 from pneumonia.training.distributed import ALONE
 from pneumonia.training.loop import begin
-from pneumonia.training.state import Checkpoint
 
 
 @click.command()

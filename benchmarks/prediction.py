@@ -26,10 +26,10 @@ from torch import nn
 from benchmarks.cache import find_originals, in_threads, rate
 from benchmarks.report import Figure, ratios, report
 from benchmarks.usual_recipe import scoring_transform
-from pneumonia.data.preprocessing import decode, network_input
+from pneumonia.data.decode import decode, network_input
+from pneumonia.evaluation.predict import Predictor
 from pneumonia.networks.registry import network_named
 from pneumonia.prediction.batch import score
-from pneumonia.prediction.forward import Classifier
 from pneumonia.prediction.rows import open_writer
 from pneumonia.tracking.models import LoadedModel, ModelConfig
 from pneumonia.training.device import choose_engine
@@ -55,11 +55,11 @@ def predict(model: LoadedModel, files: Iterable[Path]) -> None:
             write(rows)
 
 
-def forward(classifier: Classifier, batch: torch.Tensor, n_batches: int) -> None:
+def forward(predictor: Predictor, batch: torch.Tensor, n_batches: int) -> None:
     """Compute logits (B, 2) of a batch in memory (B, 3, H, W) that often, and wait for them."""
-    with torch.inference_mode(), classifier.engine.autocast():
+    with torch.inference_mode(), predictor.engine.autocast():
         for _ in range(n_batches):
-            classifier.network(batch).cpu()
+            predictor.network(batch).cpu()
 
 
 def predict_plainly(
@@ -81,8 +81,8 @@ def measure_rates(model: LoadedModel, files: Sequence[Path], repeats: int) -> li
     """Predict, run each half alone and predict plainly, in turns."""
     side, n_files = model.config.image_size, len(files)
     usual = copy.deepcopy(model.network)
-    classifier = Classifier(model, model.config.threshold, device="auto", precision="auto")
-    device = classifier.engine.device
+    predictor = Predictor(model.network, model.config.threshold, device="auto", precision="auto")
+    device = predictor.engine.device
     usual.to(device)
     batch = network_input(torch.randint(0, 256, (_BATCH_SIZE, side, side), device=device))
     n_batches = -(-n_files // _BATCH_SIZE)
@@ -94,7 +94,7 @@ def measure_rates(model: LoadedModel, files: Sequence[Path], repeats: int) -> li
         return (
             rate(n_files, lambda: predict(model, files)),
             rate(n_files, lambda: in_threads(decode_file, files)),
-            rate(n_batches * _BATCH_SIZE, lambda: forward(classifier, batch, n_batches)),
+            rate(n_batches * _BATCH_SIZE, lambda: forward(predictor, batch, n_batches)),
             rate(n_files, lambda: predict_plainly(usual, device, files, side)),
         )
 

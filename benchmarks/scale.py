@@ -21,18 +21,19 @@ from PIL import Image
 from benchmarks.report import Figure, report
 from benchmarks.throughput import bare_images_per_second
 from benchmarks.tracking import an_epoch
+from pneumonia.config.data import DataSettings
+from pneumonia.config.experiment import load_experiment
+from pneumonia.config.space import Space
+from pneumonia.config.training import TrainingSettings
 from pneumonia.data.dataset import load_data_set
-from pneumonia.data.settings import DataSettings
-from pneumonia.search.experiment import load_experiment
 from pneumonia.search.queue import TrialQueue
 from pneumonia.search.ranking import trials_table
-from pneumonia.search.space import Space, suggest
+from pneumonia.search.space import suggest
 from pneumonia.search.storage import queue_of
 from pneumonia.search.study import SearchSettings, create_study, sampler_of
 from pneumonia.tracking.runs import start_run
 from pneumonia.tracking.store import choose_experiment, connect
 from pneumonia.training.device import choose_engine
-from pneumonia.training.settings import TrainingSettings
 
 Costs = dict[str, dict[int, float]]
 """Whole seconds by what was done, and by size."""

@@ -20,7 +20,7 @@ import optuna
 
 from benchmarks.report import Figure, ratios, report
 from benchmarks.startup import PNEUMONIA, absolute, seconds_of
-from pneumonia.data.settings import DEMO
+from pneumonia.config.data import DEMO
 from pneumonia.search.study import open_study
 from pneumonia.tracking.store import connect
 
@@ -57,9 +57,9 @@ def search(options: Sequence[str], *more: str) -> Searched:
         assert stored is not None
         connect(f"sqlite:///{folder}/mlflow.db")
         client = mlflow.MlflowClient()
-        in_order = sorted(stored.trials, key=_started)
+        importance_sentence = sorted(stored.trials, key=_started)
         costs = []
-        for trial, following in pairwise(in_order):
+        for trial, following in pairwise(importance_sentence):
             history = client.get_metric_history(trial.user_attrs["run_id"], "speed/epoch_seconds")
             training = sum(metric.value for metric in history)
             costs.append(_started(following) - _started(trial) - training)

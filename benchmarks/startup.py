@@ -17,9 +17,9 @@ from pathlib import Path
 import click
 
 from benchmarks.report import Figure, report
+from pneumonia.config.data import DEMO
 from pneumonia.data.dataset import demo_folder
 from pneumonia.data.folders import walk_images
-from pneumonia.data.settings import DEMO
 
 PNEUMONIA = ("-m", "pneumonia")
 

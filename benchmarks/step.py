@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.report import Figure, ratios, report
 from benchmarks.throughput import bare_step, steps_per_second
-from pneumonia.search.experiment import load_experiment
+from pneumonia.config.experiment import load_experiment
 from pneumonia.training.device import Engine, choose_engine
 
 _SIDE = 2048

@@ -11,13 +11,13 @@ import torch
 from torch.nn import functional
 
 from benchmarks.report import Figure, ratios, report
+from pneumonia.config.data import DEMO, DataSettings
+from pneumonia.config.experiment import load_experiment
+from pneumonia.config.training import TrainingSettings
 from pneumonia.data.dataset import load_data_set
-from pneumonia.data.settings import DEMO, DataSettings
-from pneumonia.search.experiment import load_experiment
 from pneumonia.training.device import Engine, choose_engine
 from pneumonia.training.loop import build_network, train
-from pneumonia.training.optimisation import averaged, build_optimizer
-from pneumonia.training.settings import TrainingSettings
+from pneumonia.training.schedule import averaged, build_optimizer
 
 
 def bare_step(settings: TrainingSettings, engine: Engine) -> Callable[[], torch.Tensor]:

@@ -15,14 +15,14 @@ from torch import nn
 
 from benchmarks import usual_recipe
 from benchmarks.report import Figure, ratios, report
+from pneumonia.config.data import DataSettings
+from pneumonia.config.experiment import load_experiment
+from pneumonia.config.training import TrainingSettings
 from pneumonia.data.dataset import DataSet, Images, load_data_set
-from pneumonia.data.preprocessing import Preprocessing
-from pneumonia.data.settings import DataSettings
-from pneumonia.search.experiment import load_experiment
+from pneumonia.data.decode import Preprocessing
+from pneumonia.training.checkpoint import Epoch
 from pneumonia.training.device import Engine, choose_engine
 from pneumonia.training.loop import train, validate
-from pneumonia.training.settings import TrainingSettings
-from pneumonia.training.state import Epoch
 
 LEVELS = (0.98, 0.99)
 Course = list[tuple[float, float]]

@@ -20,17 +20,17 @@ import click
 import numpy as np
 
 from benchmarks.report import Figure, report
-from faults.server import Server
+from pneumonia.config.data import DEMO, DataSettings
+from pneumonia.config.training import TrainingSettings
 from pneumonia.data.dataset import load_data_set
-from pneumonia.data.settings import DEMO, DataSettings
 from pneumonia.evaluation.metrics import classification_metrics
-from pneumonia.search.progress import log_epoch
+from pneumonia.tracking.epochs import log_epoch
 from pneumonia.tracking.models import ModelConfig, log_model, register
 from pneumonia.tracking.runs import start_run
 from pneumonia.tracking.store import choose_experiment, connect
+from pneumonia.training.checkpoint import Epoch
 from pneumonia.training.loop import build_network
-from pneumonia.training.settings import TrainingSettings
-from pneumonia.training.state import Epoch
+from tests.faults.server import Server
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +41,13 @@ class Measured:
         held: How long an epoch's logging holds training up.
         delivered: How long an epoch's logging takes until it is all in the store.
         logging: Seconds of ``log_model``.
-        registering: Seconds of ``register``.
+        register_winner: Seconds of ``register``.
     """
 
     held: list[float] = field(default_factory=list)
     delivered: list[float] = field(default_factory=list)
     logging: list[float] = field(default_factory=list)
-    registering: list[float] = field(default_factory=list)
+    register_winner: list[float] = field(default_factory=list)
 
     def measure(self, uri: str, settings: TrainingSettings, epochs: int, example: bytes) -> None:
         """Log one run of so many epochs, and its model."""
@@ -72,7 +72,7 @@ class Measured:
         self.logging.append(time.perf_counter() - started)
         started = time.perf_counter()
         register(logged, run, config, tags={}, metric="auc", value=0.9, higher_is_better=True)
-        self.registering.append(time.perf_counter() - started)
+        self.register_winner.append(time.perf_counter() - started)
         run.end("FINISHED")
 
     def figures(self, store: str, epoch_seconds: float) -> list[Figure]:
@@ -85,7 +85,7 @@ class Measured:
             Figure(f"{store}: until delivered", delivered, relative, "< 0.01"),
             Figure(f"{store}: an epoch's logging", self.held, "s"),
             Figure(f"{store}: log_model", self.logging, "s"),
-            Figure(f"{store}: register", self.registering, "s"),
+            Figure(f"{store}: register", self.register_winner, "s"),
         ]
 
 

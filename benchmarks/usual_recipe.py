@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
+from pneumonia.data.decode import IMAGENET_MEAN, IMAGENET_STD
 from pneumonia.data.folders import ImageFile
-from pneumonia.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from pneumonia.networks.registry import network_named
 
 # Torch's own default for ResNet34; without batch norm it is too high.

@@ -21,7 +21,7 @@ def this_process() -> dict[str, str]:
     return dict(_identity(os.getpid()))
 
 
-def still_works(tags: Mapping[str, str]) -> bool | None:
+def is_alive(tags: Mapping[str, str]) -> bool | None:
     """Whether the process that left these tags is alive; None where another machine must say.
 
     The time it started tells it from a later process of the same number.
@@ -39,6 +39,6 @@ def still_works(tags: Mapping[str, str]) -> bool | None:
         return False
 
 
-def described(tags: Mapping[str, str]) -> str:
+def describe_process(tags: Mapping[str, str]) -> str:
     """The process in words: ``process 4711 on xray-server``."""
     return f"process {tags.get(_ID, 'unknown')} on {tags.get(_HOST, 'an unknown machine')}"

@@ -23,7 +23,7 @@ import pytest
 from click.testing import Result
 from PIL import Image
 
-from pneumonia.data.preprocessing import Preprocessing, decode
+from pneumonia.data.decode import Preprocessing, decode
 
 Cli = Callable[..., Result]
 QUICK = ("--epochs", "1", "--image-size", "32", "--batch-size", "8", "--network", "simple_cnn")

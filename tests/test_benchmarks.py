@@ -11,10 +11,10 @@ from PIL import Image
 
 from benchmarks import cache, step, throughput, usual_recipe
 from benchmarks.report import ratios
+from pneumonia.config.data import DataSettings
+from pneumonia.config.experiment import load_experiment
 from pneumonia.data.dataset import load_data_set
-from pneumonia.data.preprocessing import Preprocessing, decode, network_input
-from pneumonia.data.settings import DataSettings
-from pneumonia.search.experiment import load_experiment
+from pneumonia.data.decode import Preprocessing, decode, network_input
 from pneumonia.training.device import choose_engine
 
 

@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from pneumonia.data import census
-from pneumonia.data.augmentation import augment, draw_changes
+from pneumonia.config.data import DataSettings
+from pneumonia.data import summary
+from pneumonia.data.augment import augment, draw_changes
 from pneumonia.data.cache import open_cache
 from pneumonia.data.dataset import load_data_set
+from pneumonia.data.decode import Preprocessing, decode, network_input
 from pneumonia.data.folders import ImageFile, find_images
 from pneumonia.data.patients import Patient, compile_pattern, patient_of
-from pneumonia.data.preprocessing import Preprocessing, decode, network_input
-from pneumonia.data.settings import DataSettings
 from pneumonia.data.splits import hold_out, patient_folds
 from pneumonia.errors import DataError
 
@@ -82,7 +82,7 @@ def test_the_default_split_keeps_the_test_folder_and_pools_the_rest(xrays: Path)
     share = counts["validation/images"] / (counts["validation/images"] + counts["train/images"])
     assert 0.08 < share < 0.25
     assert counts["train/bacteria"] + counts["train/virus"] == counts["train/PNEUMONIA"]
-    assert census.leakages(data.roles) == []
+    assert summary.leakages(data.roles) == []
 
 
 def test_roles_can_be_given_to_folders_as_the_report_did(xrays: Path) -> None:
@@ -104,7 +104,7 @@ def test_a_flat_folder_is_split_by_us(xrays: Path, tmp_path: Path) -> None:
     (tmp_path / "normal" / "notes.txt").write_text("not an image")
     data = load_data_set(DataSettings(data=str(tmp_path)), SMALL)
     assert all(len(data.roles[role]) >= 2 for role in ("train", "validation", "test"))
-    assert data.passed_over == {"hidden": 1, "not an image": 1}
+    assert data.skipped == {"hidden": 1, "not an image": 1}
     assert "passed over: 1 hidden, 1 not an image" in data.report()
 
 

@@ -10,8 +10,8 @@ from PIL import Image
 
 from pneumonia.data import demo, radiographs
 from pneumonia.data.demo import write_demo_set
+from pneumonia.data.demo_drawing import Anatomy, draw_xray
 from pneumonia.data.patients import patient_of
-from pneumonia.data.radiographs import Anatomy, radiograph
 from pneumonia.errors import DataError
 
 NAMES = {
@@ -147,7 +147,7 @@ def test_the_picture_is_brighter_where_an_opacity_is(focal: float) -> None:
     for seed in range(12):
         body = Anatomy.draw(np.random.default_rng(seed))
         well, ill = (
-            radiograph(
+            draw_xray(
                 np.random.default_rng(seed), size=size, anatomy=body, pneumonia=sick, focal=focal
             )
             for sick in (False, True)
@@ -182,7 +182,7 @@ def test_there_is_no_fluid_far_from_the_recorded_opacities(focal: float) -> None
 def test_images_of_one_patient_are_alike_but_not_equal() -> None:
     def take(body: Anatomy, seed: int) -> np.ndarray:
         rng = np.random.default_rng(seed)
-        return radiograph(rng, size=64, anatomy=body, pneumonia=False)[0].astype(float).ravel()
+        return draw_xray(rng, size=64, anatomy=body, pneumonia=False)[0].astype(float).ravel()
 
     bodies = [Anatomy.draw(np.random.default_rng(seed)) for seed in range(6)]
     same = [np.corrcoef(take(body, 1), take(body, 2))[0, 1] for body in bodies]
@@ -194,7 +194,7 @@ def test_images_of_one_patient_are_alike_but_not_equal() -> None:
 def test_the_body_and_the_generator_decide_the_picture() -> None:
     body = Anatomy.draw(np.random.default_rng(0))
     first, again, wider = (
-        radiograph(np.random.default_rng(1), size=64, anatomy=one, pneumonia=True)[0]
+        draw_xray(np.random.default_rng(1), size=64, anatomy=one, pneumonia=True)[0]
         for one in (body, body, replace(body, width=0.9 * body.width))
     )
     assert first.dtype == np.uint8

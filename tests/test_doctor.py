@@ -1,4 +1,4 @@
-"""What dead processes leave behind is found, told, and mended; what is in use is left alone."""
+"""What dead processes leave behind is found, told, and fixed; what is in use is left alone."""
 
 import os
 import shutil
@@ -16,7 +16,7 @@ from filelock import FileLock
 from PIL import Image
 
 from pneumonia.data.cache import default_folder, open_cache
-from pneumonia.data.preprocessing import Preprocessing
+from pneumonia.data.decode import Preprocessing
 from pneumonia.processes import this_process
 from pneumonia.search.queue import TrialQueue
 from pneumonia.search.storage import open_storage, queue_of
@@ -55,7 +55,7 @@ class Place:
         local = LocalState(run_id)
         with monkeypatch.context() as patch:
             patch.setattr("pneumonia.tracking.local_state.this_process", lambda: tags)
-            local.sign(f"sqlite:///{self.folder}/mlflow.db")
+            local.write_owner(f"sqlite:///{self.folder}/mlflow.db")
         local.checkpoint.write_bytes(bytes(5000))
         return local
 
@@ -141,7 +141,7 @@ def test_runs_of_dead_processes_are_marked_and_no_others(place: Place, dead: Tag
     assert report.count("left  ") == 1
     assert place.status(left) == "RUNNING"
 
-    assert f"mended  run {left}" in place.doctor("--fix", code=0)
+    assert f"fixed  run {left}" in place.doctor("--fix", code=0)
     assert place.status(left) == "KILLED"
     known = place.client.get_run(left)
     assert known.data.metrics == {"val/auc": 0.5}
@@ -179,7 +179,7 @@ def test_trials_of_dead_workers_wait_again(
         f"left    trial {lost.number} of 'night' was left by process {dead['process.id']}" in report
     )
     assert "note    trial 2 of 'night' is worked on by process 1 on another-machine" in report
-    assert "mended  trial 0 of 'night'" in place.doctor("--fix", code=0)
+    assert "fixed  trial 0 of 'night'" in place.doctor("--fix", code=0)
     assert [trial.number for trial in queue.running()] == [own.number, theirs.number]
     assert len(queue.trials()) == 4
     assert "trial 0" not in place.doctor(code=0)
@@ -196,7 +196,7 @@ def test_a_trial_of_another_machine_is_left_once_its_heartbeat_is_long_past(
         "_get_stale_trial_ids",
         lambda *_: [queue.running()[0]._trial_id],
     )
-    assert "mended  trial 0 of 'night'" in place.doctor("--fix", code=0)
+    assert "fixed  trial 0 of 'night'" in place.doctor("--fix", code=0)
     assert queue.running() == []
 
 
@@ -213,7 +213,7 @@ def test_a_study_that_was_left_half_made_is_deleted_and_another_program_s_is_not
     assert "note    study 'preparing' is being made ready" in report
     assert "note    study 'theirs' is not ready" in report
     assert "foreign" not in report
-    assert "mended  study 'half'" in place.doctor("--fix", code=0)
+    assert "fixed  study 'half'" in place.doctor("--fix", code=0)
     assert optuna.get_all_study_names(studies) == ["preparing", "theirs", "foreign"]
 
 
@@ -221,12 +221,12 @@ def test_a_search_is_not_left_while_somebody_works_on_its_study(
     place: Place, studies: str, dead: Tags, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_id = place.run({**dead, "kind": "search", "study": "night"}, "search")
-    place.state(run_id, dead, monkeypatch).write_invocation(
+    place.state(run_id, dead, monkeypatch).write_run_config(
         {
             "tracking_uri": f"sqlite:///{place.folder}/mlflow.db",
             "experiment": {"name": "demo", "training": {}, "data": {}, "space": {}},
             "search": {"study": "night", "storage": studies},
-            "registering": True,
+            "register_winner": True,
         }
     )
     queue = begun_study("night", studies, run_id)
@@ -236,10 +236,10 @@ def test_a_search_is_not_left_while_somebody_works_on_its_study(
     queue.study.tell(trial, 0.5)
     take_as(queue, dead, monkeypatch)
     report = place.doctor("--fix", code=0)
-    assert "mended  trial 1 of 'night'" in report
+    assert "fixed  trial 1 of 'night'" in report
     assert f"marked KILLED; 'pneumonia train --resume {run_id}' goes on with it" in report
     assert place.status(run_id) == "KILLED"
-    assert LocalState(run_id).invocation.exists()
+    assert LocalState(run_id).run_config.exists()
 
 
 def test_what_is_kept_is_removed_once_nobody_can_need_it(
@@ -286,7 +286,7 @@ def test_what_was_taken_up_meanwhile_is_not_mended(
     local = place.state(run_id, dead, monkeypatch)
     with FileLock(local.folder / "lock"):
         report = place.doctor("--fix", code=3)
-    assert f"not mended: another process works on run {run_id} already" in report
+    assert f"not fixed: another process works on run {run_id} already" in report
     assert local.checkpoint.exists()
 
 
@@ -304,7 +304,7 @@ def test_what_waits_to_be_delivered_is_told_and_kept(
     assert place.status(run_id) == "RUNNING"
     assert [file.name for file in local.outbox.iterdir()] == ["000001.json"]
     assert place.cli("sync").exit_code == 0
-    assert f"mended  run {run_id}" in place.doctor("--fix", code=0)
+    assert f"fixed  run {run_id}" in place.doctor("--fix", code=0)
     assert place.client.get_run(run_id).data.tags["late"] == "yes"
 
 
@@ -364,7 +364,7 @@ def test_a_cache_is_left_when_its_builder_was_killed_and_not_while_it_builds(
     assert "nothing is left behind" in place.doctor("--fix", code=0)
     assert (target / "pixels.npy").exists()
     (target / "index.json").unlink()  # as when it was killed while it removed a damaged one
-    assert f"mended  cache {str(target)!r}" in place.doctor("--fix", code=0)
+    assert f"fixed  cache {str(target)!r}" in place.doctor("--fix", code=0)
     assert len(open_cache(files, Preprocessing(32)).rows) == 1
 
 

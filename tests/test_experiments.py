@@ -9,8 +9,8 @@ import optuna
 import pytest
 from click.testing import Result
 
+from pneumonia.config.experiment import experiment_files, load_experiment
 from pneumonia.errors import UsageError
-from pneumonia.search.experiment import experiment_files, load_experiment
 
 Cli = Callable[..., Result]
 QUICK = ("--epochs", "1", "--image-size", "32", "--batch-size", "8")

@@ -8,14 +8,14 @@ import pytest
 import requests
 from click.testing import Result
 
-from faults.aim import Aim
-from faults.commands import Forks
-from faults.findings import Finding, client, duplicates, every_run, history
-from faults.place import QUICK, Place
 from pneumonia.tracking.local_state import LocalState
 from pneumonia.tracking.outbox import Entry, Outbox, kept_entries
 from pneumonia.tracking.runs import continue_run, start_run
 from pneumonia.tracking.store import connect
+from tests.faults.checks import Finding, client, duplicates, every_run, history
+from tests.faults.commands import Forks
+from tests.faults.kill_point import KillPoint
+from tests.faults.sandbox import QUICK, Sandbox
 
 Cli = Callable[..., Result]
 
@@ -26,14 +26,14 @@ def test_a_run_killed_while_it_logs_its_model_ends_as_if_it_had_not_been(
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # before the process that is forked imports torch
     forks, found = Forks(), []
     train = ["train", "--data", str(xrays), *QUICK, "--epochs", "1", "--experiment-name", "night"]
-    for name, aim in (("peace", None), ("killed", Aim("finalize_model", "before"))):
-        place = Place(tmp_path / name, xrays)
+    for name, kill_point in (("peace", None), ("killed", KillPoint("finalize_model", "before"))):
+        place = Sandbox(tmp_path / name, xrays)
         place.folder.mkdir()
-        process = forks.start(place, train, "train", aim)
+        process = forks.start(place, train, "train", kill_point)
         process.join()
         store = client(place.tracking_uri)
         (run,) = every_run(store)
-        if aim is not None:
+        if kill_point is not None:
             assert process.exitcode == -9
             assert run.info.status == "RUNNING"
             assert forks.run(place, ["train", "--resume", run.info.run_id], "resume") == 0

@@ -17,17 +17,17 @@ import torch
 from click.testing import Result
 from PIL import Image
 
+from pneumonia.config.data import DataSettings
+from pneumonia.config.training import TrainingSettings
 from pneumonia.data.dataset import load_data_set
-from pneumonia.data.preprocessing import Preprocessing
-from pneumonia.data.settings import DataSettings
+from pneumonia.data.decode import Preprocessing
 from pneumonia.evaluation.grad_cam import grad_cam
+from pneumonia.evaluation.predict import RECOMPUTE_MARGIN
 from pneumonia.networks.registry import NETWORKS
 from pneumonia.prediction.batch import score
-from pneumonia.prediction.forward import CLOSE
 from pneumonia.tracking.models import load_model
 from pneumonia.tracking.store import connect
 from pneumonia.training.loop import train
-from pneumonia.training.settings import TrainingSettings
 
 Cli = Callable[..., Result]
 URI = "models:/resnet34/1"
@@ -106,7 +106,7 @@ def test_labels_are_those_of_fp32_whatever_the_precision(
     exact = scored("fp32", 0.5)
     fast = scored("bf16", 2.0)  # no probability is near it, so none is computed again
     moved = [abs(a["probability"] - b["probability"]) for a, b in zip(exact, fast, strict=True)]
-    assert 0 < max(moved) < CLOSE
+    assert 0 < max(moved) < RECOMPUTE_MARGIN
     for threshold in (row["probability"] for row in exact):  # the hardest there are
         labels = [row["label"] for row in scored("bf16", threshold)]
         assert labels == [row["label"] for row in scored("fp32", threshold)]
@@ -239,7 +239,7 @@ def test_maps_depend_on_the_weights(name: str) -> None:
     for seed in (0, 1):
         torch.manual_seed(seed)
         network = NETWORKS[name].build(64, 0.0).eval()
-        maps.append(grad_cam(network, NETWORKS[name].explained, grey))
+        maps.append(grad_cam(network, NETWORKS[name].cam_layer, grey))
         assert maps[-1].shape == (2, 64, 64)
         assert maps[-1].min() >= 0
         assert maps[-1].max() <= 1
@@ -281,7 +281,7 @@ def test_maps_point_at_what_was_learnt() -> None:
     )
     assert trained.best["val/auc"] > 0.95
     pixels, labels, centres = blobs(2, 40)
-    heats = grad_cam(trained.network, NETWORKS["simple_cnn"].explained, pixels[labels == 1])
+    heats = grad_cam(trained.network, NETWORKS["simple_cnn"].cam_layer, pixels[labels == 1])
     found = [np.unravel_index(heat.argmax(), heat.shape) for heat in heats]
     distances = np.linalg.norm(np.array(found) - centres[labels.numpy() == 1], axis=1)
     assert np.median(distances) < 10

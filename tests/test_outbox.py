@@ -14,7 +14,7 @@ from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, TEMPORARILY_UN
 from pneumonia.errors import TrackingError
 from pneumonia.tracking import outbox as outbox_module
 from pneumonia.tracking.outbox import kept_entries, outbox
-from pneumonia.tracking.runs import Run, ended_with_the_block, start_run
+from pneumonia.tracking.runs import Run, run_context, start_run
 from pneumonia.tracking.store import choose_experiment, connect
 
 
@@ -56,7 +56,7 @@ def test_everything_arrives_once_and_in_order_when_the_store_is_back(
 ) -> None:
     caplog.set_level(logging.INFO, logger="pneumonia")
     run = start_run("unplugged", {})
-    with ended_with_the_block(run):
+    with run_context(run):
         for step in range(1, 9):
             store.away = step in (3, 4, 5)
             run.log_metrics({"val/auc": step / 10}, step=step)
@@ -79,7 +79,7 @@ def test_what_was_never_delivered_is_kept_and_told(store: Store) -> None:
     run = start_run("unplugged", {})
 
     def log_two_epochs() -> None:
-        with ended_with_the_block(run):
+        with run_context(run):
             run.log_metrics({"val/auc": 0.5}, step=1)
             store.away = True
             run.log_metrics({"val/auc": 0.6}, step=2)

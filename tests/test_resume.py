@@ -11,16 +11,16 @@ import pytest
 import torch
 from click.testing import Result
 
-from pneumonia.data.augmentation import augment
+from pneumonia.config.data import DataSettings
+from pneumonia.config.training import TrainingSettings
+from pneumonia.data.augment import augment
 from pneumonia.data.dataset import Images, load_data_set
-from pneumonia.data.preprocessing import Preprocessing
-from pneumonia.data.settings import DataSettings
+from pneumonia.data.decode import Preprocessing
 from pneumonia.errors import TrainingError
 from pneumonia.search.queue import TrialQueue
 from pneumonia.tracking.local_state import kept_runs
+from pneumonia.training.checkpoint import Checkpoint, Epoch
 from pneumonia.training.loop import Trained, train
-from pneumonia.training.settings import TrainingSettings
-from pneumonia.training.state import Checkpoint, Epoch
 
 Cli = Callable[..., Result]
 QUICK = ("--epochs", "2", "--image-size", "32", "--batch-size", "8", "--precision", "fp32")
@@ -140,7 +140,7 @@ def test_a_checkpoint_of_other_settings_or_damaged_is_refused(
 def interrupt_epoch(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     """Interrupt the process once, while it reports an epoch for the n-th time."""
     from pneumonia.search import single, worker
-    from pneumonia.search.progress import log_epoch
+    from pneumonia.tracking.epochs import log_epoch
 
     calls = []
 

@@ -10,9 +10,9 @@ from click.testing import Result
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
 
-from pneumonia.search.outcome import Outcome
+from pneumonia.config.training import TrainingSettings
 from pneumonia.search.queue import TrialQueue, first_number
-from pneumonia.training.settings import TrainingSettings
+from pneumonia.tracking.results import TrainingResult
 
 Cli = Callable[..., Result]
 SPACE = {
@@ -76,8 +76,8 @@ def test_a_study_under_way_is_shown_best_trial_first(run_cli: Cli) -> None:
 
 
 def test_a_finished_study_names_its_model(night: optuna.Study, run_cli: Cli) -> None:
-    outcome = Outcome({}, {}, "models:/resnet34/3", "version 3 is the new champion")
-    night.set_user_attr("outcome", outcome.as_json())
+    result = TrainingResult({}, {}, "models:/resnet34/3", "version 3 is the new champion")
+    night.set_user_attr("result", result.as_json())
     result = run_cli("study", "show", "night", "--storage", "sqlite:///optuna.db")
     assert result.stdout.splitlines()[-1] == (
         "model     models:/resnet34/3 (version 3 is the new champion)"

@@ -161,7 +161,7 @@ def test_each_run_goes_to_the_store_it_was_begun_in(
     child.end("KILLED", "pruned")
     store.away = False
     outbox_module._outbox_of.cache_clear()
-    assert LocalState(child.id).read_invocation() is None
+    assert LocalState(child.id).read_run_config_file() is None
     result = run_cli("sync")
     assert result.exit_code == 0, result.output
     assert len(result.stdout.splitlines()) == 2

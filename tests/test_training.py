@@ -8,17 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torchvision.transforms import v2
 
-from pneumonia.data.augmentation import draw_changes
+from pneumonia.config.data import DataSettings
+from pneumonia.config.training import TrainingSettings
+from pneumonia.data.augment import draw_changes
 from pneumonia.data.dataset import Images, load_data_set
-from pneumonia.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, decode
-from pneumonia.data.settings import DataSettings
+from pneumonia.data.decode import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, decode
 from pneumonia.errors import TrainingError, UsageError, WeightsError
 from pneumonia.evaluation.metrics import classification_metrics, confidence_intervals
 from pneumonia.networks.registry import NETWORKS
 from pneumonia.networks.weights import load_weights
 from pneumonia.training.loop import train
-from pneumonia.training.optimisation import share_of_highest
-from pneumonia.training.settings import TrainingSettings
+from pneumonia.training.schedule import lr_factor
 
 QUICK = TrainingSettings(image_size=32, epochs=2, batch_size=8, precision="fp32", ema=0.9)
 
@@ -42,7 +42,7 @@ def test_networks_have_the_published_number_of_parameters(name: str, parameters:
 def test_networks_answer_two_logits_at_other_sizes(name: str) -> None:
     network = NETWORKS[name].build(48, 0.5).eval()
     assert network(torch.zeros(2, 3, 48, 48)).shape == (2, 2)
-    network.get_submodule(NETWORKS[name].explained)
+    network.get_submodule(NETWORKS[name].cam_layer)
     assert any(key.startswith(NETWORKS[name].head) for key in network.state_dict())
 
 
@@ -194,7 +194,7 @@ def test_imagenet_weights_come_from_torchs_cache_or_say_how_to_get_them(
 
 @given(st.sampled_from(["constant", "cosine", "one_cycle"]), st.floats(0, 0.9), st.integers(1, 200))
 def test_schedules_stay_between_0_and_the_highest(schedule: str, warmup: float, steps: int) -> None:
-    share = share_of_highest(schedule, warmup, steps)
+    share = lr_factor(schedule, warmup, steps)
     values = [share(step) for step in range(steps + 1)]
     assert all(0 <= value <= 1 + 1e-12 for value in values)
     assert max(values) > 0.9

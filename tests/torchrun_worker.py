@@ -17,14 +17,14 @@ import pytest
 import torch
 
 from pneumonia.cli import main
+from pneumonia.config.data import DataSettings
+from pneumonia.config.training import TrainingSettings
 from pneumonia.data.dataset import load_data_set
-from pneumonia.data.preprocessing import Preprocessing
-from pneumonia.data.settings import DataSettings
+from pneumonia.data.decode import Preprocessing
 from pneumonia.training import loop
+from pneumonia.training.checkpoint import Checkpoint
 from pneumonia.training.distributed import ALONE, Ranks, joined
 from pneumonia.training.loop import Trained
-from pneumonia.training.settings import TrainingSettings
-from pneumonia.training.state import Checkpoint
 
 SETTINGS = TrainingSettings(
     image_size=32,

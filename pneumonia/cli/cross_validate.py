@@ -33,11 +33,11 @@ def cross_validate(
     \b
     pneumonia cross-validate --data chest_xray --folds 5
     """
-    from pneumonia.cli.preparation import load_data
-    from pneumonia.search.cross_validation import run_cross_validation
-    from pneumonia.search.experiment import load_experiment
+    from pneumonia.config.experiment import load_experiment
     from pneumonia.tracking.runs import parent_run
     from pneumonia.tracking.store import choose_experiment, connect
+    from pneumonia.workflows.cross_validate import run_cross_validation
+    from pneumonia.workflows.prepare import load_data
 
     chosen = load_experiment(experiment, given({"data": data, "network": network, **settings}))
     connect(tracking_uri)

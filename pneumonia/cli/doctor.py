@@ -21,20 +21,20 @@ def doctor(fix: bool, storage: str, tracking_uri: str | None) -> None:
     pneumonia doctor
     pneumonia doctor --fix
     """
-    from pneumonia.doctor.examination import examine
-    from pneumonia.doctor.findings import Mark
+    from pneumonia.doctor.checks import Mark
+    from pneumonia.doctor.examine import examine
 
     left = wrong = 0
     for section in examine(tracking_uri, storage):
         click.echo(section.title)
-        for remark in section.told(fix=fix):
+        for remark in section.remarks(fix=fix):
             click.echo(f"  {remark.mark:<7} {remark.text}")
             left += remark.mark == Mark.LEFT
             wrong += remark.mark == Mark.WRONG
-        if not section.findings:
+        if not section.found:
             click.echo(f"  {Mark.OK:<7} nothing is left behind")
     if left:
-        remedy = "see why above" if fix else "'pneumonia doctor --fix' mends that"
+        remedy = "see why above" if fix else "'pneumonia doctor --fix' fixes that"
         click.echo(f"{left:,} left behind: {remedy}")
     if wrong:
         click.echo(f"{wrong:,} wrong: see what to do above")

@@ -16,7 +16,7 @@ INTERRUPTED = 130
 class ErrorReportingGroup(click.Group):
     """A group whose commands show errors as one line and never as a traceback.
 
-    With ``PNEUMONIA_DEBUG`` in the environment tracebacks are shown, for those who mend us.
+    With ``PNEUMONIA_DEBUG`` in the environment tracebacks are shown, for those who fix us.
     """
 
     def invoke(self, ctx: click.Context) -> Any:

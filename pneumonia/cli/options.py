@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
-from pneumonia.data.settings import DataSettings
-from pneumonia.training.settings import TrainingSettings
+from pneumonia.config.data import DataSettings
+from pneumonia.config.training import TrainingSettings
 
 Command = Callable[..., Any]
 

@@ -105,8 +105,8 @@ def predict(
         for rows in scored:
             write(rows)
             for row in rows:
-                outcome = row["label"] or row["status"]
-                counts[outcome] = counts.get(outcome, 0) + 1
+                result = row["label"] or row["status"]
+                counts[result] = counts.get(result, 0) + 1
             if sys.stderr.isatty():
                 click.echo(f"\r{sum(counts.values()):,} images", err=True, nl=False)
     if track:
@@ -156,15 +156,15 @@ def evaluate(
     \b
     pneumonia evaluate --model-uri models:/resnet34/1 --data chest_xray --split test
     """
-    from pneumonia.prediction.evaluation import evaluate_model
     from pneumonia.tracking.models import load_model
     from pneumonia.tracking.runs import parent_run
     from pneumonia.tracking.store import choose_experiment, connect
+    from pneumonia.workflows.evaluate import evaluate_model
 
     connect(tracking_uri)
     choose_experiment(experiment_name)
     model = load_model(model_uri)
-    from pneumonia.data.settings import DataSettings
+    from pneumonia.config.data import DataSettings
 
     settings = DataSettings(
         data=data,

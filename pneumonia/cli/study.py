@@ -19,7 +19,7 @@ def show(name: str, storage: str) -> None:
     \b
     pneumonia study show night
     """
-    from pneumonia.search.showing import show_study
+    from pneumonia.search.report import show_study
 
     click.echo(show_study(name, storage))
 
@@ -32,6 +32,6 @@ def list_(storage: str) -> None:
     \b
     pneumonia study list --storage sqlite:///optuna.db
     """
-    from pneumonia.search.showing import list_studies
+    from pneumonia.search.report import list_studies
 
     click.echo(list_studies(storage))

@@ -18,7 +18,7 @@ def sync(tracking_uri: str | None) -> None:
     pneumonia sync --tracking-uri http://moved:5000
     """
     from pneumonia.errors import TrackingError
-    from pneumonia.tracking.delivery import deliver_all
+    from pneumonia.tracking.sync import deliver_all
 
     runs = failed = 0
     for delivery in deliver_all(tracking_uri):

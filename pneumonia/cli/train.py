@@ -10,10 +10,10 @@ from pneumonia.cli.options import flag, given, settings_options, tracking_option
 from pneumonia.errors import UsageError
 
 if TYPE_CHECKING:
+    from pneumonia.config.experiment import Experiment
     from pneumonia.data.dataset import DataSet
-    from pneumonia.search.experiment import Experiment
-    from pneumonia.search.invocation import Invocation
-    from pneumonia.search.outcome import Outcome
+    from pneumonia.tracking.results import TrainingResult
+    from pneumonia.tracking.run_config import RunConfig
 
 
 @click.command()
@@ -88,17 +88,17 @@ def train(
     pneumonia train --resume 0b1c2d3e4f5061728394a5b6c7d8e9f0
     torchrun --nproc-per-node 2 -m pneumonia train --data chest_xray
     """
-    from pneumonia.cli.preparation import load_data
-    from pneumonia.search.experiment import load_experiment
-    from pneumonia.search.invocation import (
-        Invocation,
-        invocation_to_resume,
-        kept_tracking_uri,
-    )
+    from pneumonia.config.experiment import load_experiment
     from pneumonia.search.storage import storage_url
     from pneumonia.search.study import SearchSettings
+    from pneumonia.tracking.run_config import (
+        RunConfig,
+        kept_tracking_uri,
+        run_config_to_resume,
+    )
     from pneumonia.tracking.store import choose_experiment, connect
     from pneumonia.training.distributed import torchrun_ranks
+    from pneumonia.workflows.prepare import load_data
 
     ranks = torchrun_ranks()
     run_id = "" if resume.lower() in ("true", "false") else resume
@@ -111,7 +111,7 @@ def train(
         _refuse_other_options()
         if ranks.is_first:
             connect(tracking_uri or kept_tracking_uri(run_id))
-        invocation = invocation_to_resume(run_id, local=not ranks.is_first)
+        run_config = run_config_to_resume(run_id, local=not ranks.is_first)
     else:
         chosen = load_experiment(experiment, given({"data": data, "network": network, **settings}))
         search = SearchSettings(
@@ -122,33 +122,33 @@ def train(
             pruner=pruner,
             keep_checkpoints=keep_checkpoints,
         )
-        invocation = Invocation(chosen, search, register)
+        run_config = RunConfig(chosen, search, register)
         if trials > 1 or jobs > 1:
-            invocation = invocation.named()
+            run_config = run_config.named()
         if ranks.is_first:
             connect(tracking_uri)
             choose_experiment(experiment_name)
-    if ranks.size > 1 and invocation.searching:
+    if ranks.size > 1 and run_config.searching:
         raise UsageError("torchrun trains one network: start a search without it")
     if not ranks.is_first:
-        _follow(invocation.experiment)
+        _follow(run_config.experiment)
         return
-    loaded = load_data(invocation.experiment, told=bool(run_id and join))
-    if invocation.searching:
+    loaded = load_data(run_config.experiment, told=bool(run_id and join))
+    if run_config.searching:
         opening = "join" if join else "resume" if run_id or resuming else "begin"
-        outcome = _search(invocation, loaded, opening, run_id, jobs)
+        result = _search(run_config, loaded, opening, run_id, jobs)
     else:
-        outcome = _train_once(invocation, loaded, run_id)
-    _report(outcome, invocation)
+        result = _train_once(run_config, loaded, run_id)
+    _report(result, run_config)
 
 
-def _train_once(invocation: "Invocation", data: "DataSet", run_id: str) -> "Outcome":
-    from pneumonia.search.single import run_training
-    from pneumonia.tracking.runs import continue_run, ended_with_the_block, start_run
+def _train_once(run_config: "RunConfig", data: "DataSet", run_id: str) -> "TrainingResult":
+    from pneumonia.tracking.runs import continue_run, run_context, start_run
     from pneumonia.training.device import choose_engine
     from pneumonia.training.distributed import joined
+    from pneumonia.workflows.train import run_training
 
-    training = invocation.experiment.training
+    training = run_config.experiment.training
     device = choose_engine(training.device, training.precision).device
     # All ranks have joined before there is a run: where one cannot, none is left behind.
     with joined(device) as ranks:
@@ -161,8 +161,8 @@ def _train_once(invocation: "Invocation", data: "DataSet", run_id: str) -> "Outc
             )
         click.echo(f"run       {run.id}")
         try:
-            with run.local.alone(), ended_with_the_block(run):
-                return run_training(run, invocation, data, ranks, progress("decoding"))
+            with run.local.alone(), run_context(run):
+                return run_training(run, run_config, data, ranks, progress("decoding"))
         except KeyboardInterrupt:
             _say_how_to_go_on(run.id)
             raise
@@ -185,24 +185,24 @@ def _follow(experiment: "Experiment") -> None:
 
 
 def _search(
-    invocation: "Invocation", data: "DataSet", opening: str, run_id: str, jobs: int
-) -> "Outcome | None":
-    from pneumonia.search.conduct import conduct
-    from pneumonia.search.jobs import conduct_by_workers
-    from pneumonia.search.opening import begin, join, resume
+    run_config: "RunConfig", data: "DataSet", opening: str, run_id: str, jobs: int
+) -> "TrainingResult | None":
+    from pneumonia.search.launch import launch_workers
+    from pneumonia.search.run import run_search
+    from pneumonia.search.session import begin, join, resume
 
-    training, search = invocation.experiment.training, invocation.search
+    training, search = run_config.experiment.training, run_config.search
     name = f"{training.network}-{data.name}-x{search.trials}"
     tags = {"network": training.network, "kind": "search", "study": search.study}
     if opening == "resume":
-        opened = resume(invocation, data, name, tags, run_id)
+        opened = resume(run_config, data, name, tags, run_id)
     else:
-        opened = (join if opening == "join" else begin)(invocation, data, name, tags)
+        opened = (join if opening == "join" else begin)(run_config, data, name, tags)
     click.echo(f"run       {opened.run.id}")
     try:
         if jobs > 1:
-            return conduct_by_workers(opened, jobs)
-        return conduct(opened, invocation, data, progress("decoding"))
+            return launch_workers(opened, jobs)
+        return run_search(opened, run_config, data, progress("decoding"))
     except KeyboardInterrupt:
         _say_how_to_go_on(opened.run.id)
         raise
@@ -226,16 +226,16 @@ def _say_how_to_go_on(run_id: str) -> None:
     click.echo(f"\nGo on with it by: pneumonia train --resume {run_id}", err=True)
 
 
-def _report(outcome: "Outcome | None", invocation: "Invocation") -> None:
-    from pneumonia.data.settings import DEMO
-    from pneumonia.search.outcome import in_words
+def _report(result: "TrainingResult | None", run_config: "RunConfig") -> None:
+    from pneumonia.config.data import DEMO
+    from pneumonia.tracking.results import summary
 
-    if outcome is None:
+    if result is None:
         click.echo("The time is over here; other workers go on with the study.", err=True)
         return
-    click.echo(f"test      {in_words(outcome)}")
-    click.echo(f"model     {outcome.model_uri} ({outcome.verdict})")
-    if invocation.experiment.data.data == DEMO:
+    click.echo(f"test      {summary(result)}")
+    click.echo(f"model     {result.model_uri} ({result.verdict})")
+    if run_config.experiment.data.data == DEMO:
         click.echo("These are results on synthetic images: they say nothing about real X-rays.")
     click.echo("next      pneumonia ui")
-    click.echo(f"          pneumonia predict --model-uri {outcome.model_uri} IMAGES")
+    click.echo(f"          pneumonia predict --model-uri {result.model_uri} IMAGES")

@@ -20,8 +20,8 @@ import PIL
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from pneumonia.data.decoding import decode_ahead
-from pneumonia.data.preprocessing import Preprocessing
+from pneumonia.data.decode import Preprocessing
+from pneumonia.data.decode_ahead import decode_ahead
 from pneumonia.errors import DataError
 
 _FORMAT = 1

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import torch
 
-from pneumonia.data import census
+from pneumonia.config.data import DEMO, DataSettings
+from pneumonia.data import summary
 from pneumonia.data.cache import Cache, Progress, default_folder, open_cache
+from pneumonia.data.decode import Preprocessing
 from pneumonia.data.demo import write_demo_set
 from pneumonia.data.folders import Found, ImageFile, find_images
-from pneumonia.data.preprocessing import Preprocessing
-from pneumonia.data.settings import DEMO, DataSettings
 from pneumonia.data.splits import ROLES, assign_roles
 from pneumonia.errors import DataError
 
@@ -68,14 +68,14 @@ class DataSet:
         settings: What was asked for.
         files: One file for each digest of content found, used or not: what the cache holds.
         roles: The images of each role.
-        passed_over: Counts of the files not used.
+        skipped: Counts of the files not used.
     """
 
     root: Path
     settings: DataSettings
     files: Mapping[str, Path]
     roles: Mapping[str, tuple[ImageFile, ...]]
-    passed_over: Counter[str]
+    skipped: Counter[str]
 
     @property
     def name(self) -> str:
@@ -89,19 +89,19 @@ class DataSet:
 
     def role_digest(self, role: str) -> str:
         """Fingerprint of one role: 16 hexadecimal digits."""
-        return census.digest(self.roles[role])
+        return summary.digest(self.roles[role])
 
     def counts(self) -> dict[str, int]:
         """Counts by role, as ``train/images`` or ``test/PNEUMONIA``."""
         return {
             f"{role}/{what}": count
             for role, images in self.roles.items()
-            for what, count in census.counts(images, self.settings.class_names).items()
+            for what, count in summary.counts(images, self.settings.class_names).items()
         }
 
     def report(self) -> str:
         """The counts as a table, and what a user should know."""
-        return census.report(self.roles, self.settings.class_names, self.passed_over)
+        return summary.report(self.roles, self.settings.class_names, self.skipped)
 
     def open(
         self, preprocessing: Preprocessing, progress: Progress | None = None
@@ -127,9 +127,9 @@ def load_data_set(
     root, found, cache = find_readable(settings, preprocessing, progress)
     roles = assign_roles(found, settings)
     if not settings.allow_leakage:
-        census.refuse_leakage(roles)
+        summary.refuse_leakage(roles)
     ordered = {role: tuple(roles[role]) for role in ROLES}
-    return DataSet(root, settings, cache.files, ordered, found.passed_over)
+    return DataSet(root, settings, cache.files, ordered, found.skipped)
 
 
 def demo_folder(progress: Progress | None = None) -> Path:
@@ -167,7 +167,7 @@ def find_readable(
         )
     if unreadable:
         found.images = [image for image in found.images if image.digest in cache.rows]
-        found.passed_over["unreadable"] += len(unreadable)
+        found.skipped["unreadable"] += len(unreadable)
     return root, found, cache
 
 

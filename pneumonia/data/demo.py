@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pneumonia.data.radiographs import Anatomy, radiograph
+from pneumonia.data.demo_drawing import Anatomy, draw_xray
 from pneumonia.errors import DataError
 
 _OPACITIES = "opacities.json"
@@ -62,9 +62,7 @@ def write_demo_set(
             (unfinished / names[0]).parent.mkdir(parents=True, exist_ok=True)
             for name in names:
                 sick, focal = "person" in name, 0.85 if "bacteria" in name else 0.15
-                pixels, found = radiograph(
-                    rng, size=size, anatomy=body, pneumonia=sick, focal=focal
-                )
+                pixels, found = draw_xray(rng, size=size, anatomy=body, pneumonia=sick, focal=focal)
                 Image.fromarray(pixels).save(unfinished / name, quality=90)
                 opacities[name] = [asdict(opacity) for opacity in found]
                 if progress is not None:

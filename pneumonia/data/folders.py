@@ -41,7 +41,7 @@ class Found:
     """The images of a data set, and what was passed over on the way."""
 
     images: list[ImageFile]
-    passed_over: Counter[str] = field(default_factory=Counter)
+    skipped: Counter[str] = field(default_factory=Counter)
 
     @property
     def parts(self) -> set[str]:
@@ -63,14 +63,14 @@ def find_images(root: Path, class_names: tuple[str, str], patient_pattern: str =
     if not root.is_dir():
         raise DataError(f"no folder {str(root)!r}: give the folder that holds the images")
     parts = _subfolders(root, _PARTS) or {"": root}
-    passed_over: Counter[str] = Counter()
+    skipped: Counter[str] = Counter()
     labelled: list[tuple[str, int, Path]] = []
     for part, folder in parts.items():
         classes = _subfolders(folder, class_names)
         for label, name in enumerate(class_names):
             if name not in classes:
                 raise _missing_class(folder, name)
-            files = list(walk_images(classes[name], passed_over))
+            files = list(walk_images(classes[name], skipped))
             if not files:
                 raise DataError(
                     f"class folder {str(classes[name])!r} holds no JPEG or PNG image: "
@@ -83,21 +83,21 @@ def find_images(root: Path, class_names: tuple[str, str], patient_pattern: str =
             ImageFile(file, part, label, patient_of(file.stem, str(file), pattern), digest)
             for (part, label, file), digest in zip(labelled, digests, strict=True)
         ]
-    return Found(images, passed_over)
+    return Found(images, skipped)
 
 
-def walk_images(folder: Path, passed_over: Counter[str] | None = None) -> Iterator[Path]:
+def walk_images(folder: Path, skipped: Counter[str] | None = None) -> Iterator[Path]:
     """Yield the image files under a folder in sorted order, following links but never in circles.
 
     Args:
         folder: Where to start.
-        passed_over: Counts of hidden and other files, added to.
+        skipped: Counts of hidden and other files, added to.
 
     Raises:
         DataError: A folder cannot be read.
     """
-    skipped: Counter[str] = Counter() if passed_over is None else passed_over
-    yield from _walk(folder, skipped, ancestors=frozenset())
+    counts: Counter[str] = Counter() if skipped is None else skipped
+    yield from _walk(folder, counts, ancestors=frozenset())
 
 
 def _walk(folder: Path, skipped: Counter[str], ancestors: frozenset[Path]) -> Iterator[Path]:

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from pneumonia.config.data import DataSettings, names
 from pneumonia.data.folders import Found, ImageFile
-from pneumonia.data.settings import DataSettings, names
 from pneumonia.errors import DataError, nearest
 
 ROLES = ("train", "validation", "test")

@@ -24,6 +24,8 @@ from sklearn.metrics import (
     roc_curve,
 )
 
+from pneumonia.evaluation.decide import decide
+
 Labels = NDArray[np.integer[Any]]
 Probabilities = NDArray[np.floating[Any]]
 
@@ -141,7 +143,7 @@ def roc_and_precision_recall(
         need = "A ROC curve and a precision-recall curve need images of both classes."
         return sentence_figure(f"There are {held} here. {need}", title)
     positive = truth == 1
-    called = probability >= threshold
+    called = decide(probability, threshold) == 1
     hits = int((called & positive).sum())
     sensitivity = hits / int(positive.sum())
     false_positive_rate = int((called & ~positive).sum()) / int((~positive).sum())

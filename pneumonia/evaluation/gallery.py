@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
+from pneumonia.evaluation.decide import decide
 from pneumonia.evaluation.figures import (
     GREY,
     INK,
@@ -124,7 +125,7 @@ def choose_examples(
     """
     distance = np.abs(probability - truth)
     by_distance = np.argsort(distance, kind="stable")
-    wrong = (probability >= threshold) != (truth == 1)
+    wrong = decide(probability, threshold) != truth
     worst = np.argsort(-distance, kind="stable")
     errors = [int(index) for index in worst if wrong[index]]
     negative, positive = (

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
-from pneumonia.data.preprocessing import network_input
+from pneumonia.data.decode import network_input
 
 
 def grad_cam(

@@ -7,6 +7,8 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest
 from sklearn import metrics as sklearn_metrics
 
+from pneumonia.evaluation.decide import decide
+
 Labels = NDArray[np.int64]
 Probabilities = NDArray[np.float64]
 
@@ -31,7 +33,7 @@ def classification_metrics(
     """
     if len(truth) == 0 or not np.isfinite(probability).all():
         raise ValueError("metrics need at least one prediction, and finite probabilities")
-    positive, called = truth == 1, probability >= threshold
+    positive, called = truth == 1, decide(probability, threshold) == 1
     hits, alarms = int((positive & called).sum()), int((~positive & called).sum())
     n_positive, n_negative = int(positive.sum()), int((~positive).sum())
     sensitivity = _share(hits, n_positive)
@@ -60,7 +62,7 @@ def confidence_intervals(
 
     Arguments as for ``classification_metrics``; shares of nothing are left out.
     """
-    right = (probability >= threshold) == (truth == 1)
+    right = decide(probability, threshold) == truth
     groups = {
         "accuracy": right,
         "sensitivity": right[truth == 1],

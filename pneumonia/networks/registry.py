@@ -17,18 +17,18 @@ class Network:
     Attributes:
         build: From the image size in pixels and the dropout probability to the network.
         head: Prefix of the last layer's parameters, replaced when weights have other classes.
-        explained: Name of the layer whose activations Grad-CAM explains.
+        cam_layer: Name of the layer whose activations Grad-CAM explains.
         official: Name of torchvision's weights, where there are any.
     """
 
     build: Callable[[int, float], nn.Module]
     head: str
-    explained: str
+    cam_layer: str
     official: str | None = None
 
 
 NETWORKS = {
-    "simple_cnn": Network(simple_cnn, head="classifier.7.", explained="features.10"),
+    "simple_cnn": Network(simple_cnn, head="classifier.7.", cam_layer="features.10"),
     "resnet34": Network(resnet34, "fc.", "layer4", "ResNet34_Weights.IMAGENET1K_V1"),
 }
 

@@ -8,10 +8,11 @@ from typing import Any, TextIO
 import numpy as np
 import torch
 
-from pneumonia.data.decoding import Decoded, decode_ahead
+from pneumonia.data.decode_ahead import Decoded, decode_ahead
 from pneumonia.data.folders import walk_images
 from pneumonia.errors import DataError
-from pneumonia.prediction.forward import Classifier
+from pneumonia.evaluation.decide import decide
+from pneumonia.evaluation.predict import Predictor
 from pneumonia.tracking.models import LoadedModel
 
 Row = dict[str, Any]
@@ -47,14 +48,14 @@ def score(
         files: Image files; looked at only as far ahead as decoding runs.
         batch_size: Images a forward pass.
         device: Where to compute.
-        precision: As ``Classifier`` takes it; labels are those of fp32 (see its ``CLOSE``).
+        precision: As ``Predictor`` takes it; labels are those of fp32.
         threshold: Least probability called positive; the model's own by default.
 
     Yields:
         Rows with the keys ``COLUMNS``.
     """
     least = model.config.threshold if threshold is None else threshold
-    classifier = Classifier(model, least, device, precision)
+    predictor = Predictor(model.network, least, device, precision)
     # While one batch is in the forward pass, the next two are decoded.
     decoded = decode_ahead(files, model.config.preprocessing, window=2 * batch_size)
     while batch := list(islice(decoded, batch_size)):
@@ -62,11 +63,11 @@ def score(
         images = [image for _, image in batch if not isinstance(image, str)]
         if images:
             grey = torch.from_numpy(np.stack(images))  # (B, H, W)
-            probabilities = iter(classifier.probabilities(grey).tolist())
+            probabilities = iter(predictor.probabilities(grey).tolist())
             for row in rows:
                 if row["status"] == "ok":
                     row["probability"] = next(probabilities)
-                    row["label"] = model.config.class_names[row["probability"] >= least]
+                    row["label"] = model.config.class_names[decide(row["probability"], least)]
         yield rows
 
 

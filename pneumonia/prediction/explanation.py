@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from pneumonia.data.preprocessing import UnreadableImageError, decode
+from pneumonia.data.decode import UnreadableImageError, decode
 from pneumonia.errors import DataError
 from pneumonia.evaluation.gallery import overlay
 from pneumonia.evaluation.grad_cam import grad_cam
@@ -29,7 +29,7 @@ def explain_images(model: LoadedModel, files: Iterable[Path], output: Path) -> I
     Raises:
         DataError: The folder cannot be written to.
     """
-    layer = network_named(model.config.network).explained
+    layer = network_named(model.config.network).cam_layer
     try:
         output.mkdir(parents=True, exist_ok=True)
         number = 0

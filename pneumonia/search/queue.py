@@ -22,7 +22,7 @@ from optuna.storages._heartbeat import BaseHeartbeat
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from pneumonia.processes import described, still_works, this_process
+from pneumonia.processes import describe_process, is_alive, this_process
 
 log = logging.getLogger(__name__)
 
@@ -144,7 +144,7 @@ class TrialQueue:
                 log.info(
                     "trial %d was left by %s: it is taken up again",
                     first_number(trial),
-                    described(worker_of(trial)),
+                    describe_process(worker_of(trial)),
                 )
                 self._again(trial)
             for trial in self._surely_lost():
@@ -197,7 +197,7 @@ class TrialQueue:
         left = []
         for trial in self.running():
             process = worker_of(trial)
-            works = still_works(process)
+            works = is_alive(process)
             # Who takes a trial signs it before the lock is released.
             unsigned = bool(self._lock) and not process
             if works is False or unsigned or (works is None and trial._trial_id in stale):  # noqa: SLF001

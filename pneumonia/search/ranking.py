@@ -16,7 +16,7 @@ def trials_table(queue: TrialQueue, keys: Sequence[str], experiment_id: str) -> 
     begun = [trial for trial in ranked if trial.state != TrialState.WAITING]
     metric = queue.study.user_attrs["metric"]
     lines = [
-        f"Study `{queue.study.study_name}`: {counts_in_words(ranked)}",
+        f"Study `{queue.study.study_name}`: {count_states(ranked)}",
         "",
         f"| trial | state | val {metric} | {' | '.join(keys)} |",
         "|" + "---|" * (len(keys) + 3),
@@ -30,7 +30,7 @@ def trials_table(queue: TrialQueue, keys: Sequence[str], experiment_id: str) -> 
     return "\n".join(lines) + "\n"
 
 
-def counts_in_words(trials: Sequence[FrozenTrial]) -> str:
+def count_states(trials: Sequence[FrozenTrial]) -> str:
     """How many trials are in which state: ``12 complete, 3 pruned, 1 running``."""
     counts = Counter(map(state_of, trials))
     order = ("complete", "pruned", "failed", "running", "waiting")

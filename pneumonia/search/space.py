@@ -1,48 +1,12 @@
-"""The search space of an experiment: which settings a search varies, and between what."""
+"""Drawing a trial's settings from the search space."""
 
-from collections.abc import Mapping
-from dataclasses import Field, dataclass, fields
+from dataclasses import fields
 from typing import Any
 
 import optuna
 
-from pneumonia.checking import checked
-from pneumonia.errors import UsageError, nearest
-from pneumonia.training.settings import TrainingSettings
-
-_FIXED = ("network", "metric", "device", "seed")
-"""Settings one search must not vary: its trials would not be comparable."""
-
-
-@dataclass(frozen=True, slots=True)
-class Dimension:
-    """One setting's range or choices.
-
-    Attributes:
-        low: Lowest value, where it is a range.
-        high: Highest value, where it is a range.
-        log: Whether to sample the range by its logarithm.
-        choices: The values to choose from, where it is no range.
-    """
-
-    low: float = 0
-    high: float = 0
-    log: bool = False
-    choices: tuple[Any, ...] = ()
-
-
-Space = Mapping[str, Dimension]
-
-
-def parse_space(table: Any) -> dict[str, Dimension]:
-    """Check a ``[space]`` table.
-
-    Raises:
-        UsageError: It names no setting, or a value the setting cannot have.
-    """
-    if not isinstance(table, dict):
-        raise UsageError(f"space = {table!r}: write a table [space]")
-    return {key: _dimension(key, value) for key, value in table.items()}
+from pneumonia.config.space import Space
+from pneumonia.config.training import TrainingSettings
 
 
 def suggest(trial: optuna.Trial, space: Space) -> dict[str, Any]:
@@ -58,45 +22,3 @@ def suggest(trial: optuna.Trial, space: Space) -> dict[str, Any]:
         else:
             drawn[key] = trial.suggest_float(key, dimension.low, dimension.high, log=dimension.log)
     return drawn
-
-
-def inside(space: Space, settings: TrainingSettings) -> dict[str, Any]:
-    """The fixed settings as a point of the space, without those that lie outside it."""
-    point = {}
-    for key, dimension in space.items():
-        value = getattr(settings, key)
-        if (
-            value in dimension.choices
-            if dimension.choices
-            else dimension.low <= value <= dimension.high
-        ):
-            point[key] = value
-    return point
-
-
-def _dimension(key: str, value: Any) -> Dimension:
-    items: dict[str, Field[Any]] = {item.name: item for item in fields(TrainingSettings)}
-    variable = [name for name in items if name not in _FIXED]
-    if key not in variable:
-        raise UsageError(f"[space] {key}: no setting to search; {nearest(key, variable)}")
-    if not isinstance(value, dict):
-        raise UsageError(
-            f"[space] {key} = {value!r}: write {{low = …, high = …}} or {{choices = […]}}"
-        )
-    for name in value:
-        if name not in ("low", "high", "log", "choices"):
-            raise UsageError(
-                f"[space] {key}.{name}: {nearest(name, ('low', 'high', 'log', 'choices'))}"
-            )
-    if "choices" in value:
-        choices = value["choices"]
-        if not isinstance(choices, list) or not choices or len(value) > 1:
-            raise UsageError(f"[space] {key} = {value!r}: choices is a list, and stands alone")
-        return Dimension(choices=tuple(checked(items[key], choice) for choice in choices))
-    if items[key].type not in (int, float) or not {"low", "high"} <= value.keys():
-        raise UsageError(f"[space] {key} = {value!r}: a number needs low and high, a word choices")
-    low, high = checked(items[key], value["low"]), checked(items[key], value["high"])
-    log = value.get("log", False)
-    if low > high or (log is True and low <= 0) or not isinstance(log, bool):
-        raise UsageError(f"[space] {key} = {value!r}: low must not be above high, nor 0 under log")
-    return Dimension(low=low, high=high, log=log)

@@ -10,10 +10,10 @@ import optuna
 from optuna.exceptions import DuplicatedStudyError
 from optuna.storages import BaseStorage
 
-from pneumonia.checking import as_parameters
+from pneumonia.config.checking import as_parameters
+from pneumonia.config.experiment import Experiment
 from pneumonia.errors import UsageError
-from pneumonia.processes import still_works
-from pneumonia.search.experiment import Experiment
+from pneumonia.processes import is_alive
 from pneumonia.search.storage import open_storage
 
 RUN = "run_id"
@@ -110,7 +110,7 @@ def await_ready(study: optuna.Study) -> bool:
     """
     deadline = time.monotonic() + _SECONDS_TO_PREPARE
     while not study.user_attrs.get(RUN):
-        if still_works(study.user_attrs) is False or time.monotonic() > deadline:
+        if is_alive(study.user_attrs) is False or time.monotonic() > deadline:
             return False
         time.sleep(0.5)
     return True

@@ -8,36 +8,36 @@ import optuna
 import torch
 from optuna.trial import FrozenTrial, TrialState
 
+from pneumonia.config.training import TrainingSettings
 from pneumonia.data.cache import Progress
 from pneumonia.data.dataset import DataSet
 from pneumonia.errors import TrainingError
 from pneumonia.evaluation.study_figures import optimisation_history, parameter_importance
-from pneumonia.search.invocation import Invocation
-from pneumonia.search.outcome import Outcome, describe, log_outcome
 from pneumonia.search.queue import TrialQueue, first_number, reason_of, state_of
-from pneumonia.search.ranking import counts_in_words, importances_of, trials_table
+from pneumonia.search.ranking import count_states, importances_of, trials_table
 from pneumonia.search.study import RUN
 from pneumonia.tracking.local_state import LocalState
+from pneumonia.tracking.results import TrainingResult, description, log_result
+from pneumonia.tracking.run_config import RunConfig
 from pneumonia.tracking.runs import Run, find_run
 from pneumonia.training.loop import Trained, build_network
-from pneumonia.training.settings import TrainingSettings
 
-_OUTCOME = "outcome"
+_RESULT = "result"
 
 
 def finish(
     run: Run,
-    invocation: Invocation,
+    run_config: RunConfig,
     data: DataSet,
     queue: TrialQueue,
     claims: TrialQueue,
     progress: Progress | None = None,
-) -> Outcome:
+) -> TrainingResult:
     """Log the winner, or wait until the worker that does so has.
 
     Args:
         run: The search's run, which ends with its winner.
-        invocation: What was searched.
+        run_config: What was searched.
         data: The data.
         queue: The study's trials.
         claims: A queue with one trial, which whoever takes it may log the winner by; so that one
@@ -48,43 +48,43 @@ def finish(
         TrainingError: No trial completed.
         TrackingError: The tracking store went away and did not come back.
     """
-    while not (known := queue.study.user_attrs.get(_OUTCOME)):
+    while not (known := queue.study.user_attrs.get(_RESULT)):
         claims.recover()
         claim = claims.take()
         if claim is None:
-            if not claims.unsettled() and outcome_of(queue.study) is None:
+            if not claims.unsettled() and result_of(queue.study) is None:
                 raise TrainingError("every worker that was to log the winner has died of it")
             time.sleep(0.5)
             continue
         with claims.beating(claim):
             try:
-                outcome = _log_winner(run, invocation, data, queue, progress)
+                result = _log_winner(run, run_config, data, queue, progress)
             except BaseException:
                 claims.give_back(claim)
                 raise
             run.end("FINISHED", "complete")
             run.outbox.flush(wait=True)
-            queue.study.set_user_attr(_OUTCOME, outcome.as_json())
+            queue.study.set_user_attr(_RESULT, result.as_json())
             claims.study.tell(claim, 0.0, skip_if_finished=True)
-    return Outcome.from_json(known)
+    return TrainingResult.from_json(known)
 
 
-def outcome_of(study: optuna.Study) -> Outcome | None:
+def result_of(study: optuna.Study) -> TrainingResult | None:
     """What the study came to, once its winner is logged."""
-    known = study.user_attrs.get(_OUTCOME)
-    return Outcome.from_json(known) if known else None
+    known = study.user_attrs.get(_RESULT)
+    return TrainingResult.from_json(known) if known else None
 
 
 def reopen(study: optuna.Study) -> None:
-    """Forget the outcome and its run: the study goes on in another."""
+    """Forget the result and its run: the study goes on in another."""
     study.set_user_attr(RUN, None)
-    study.set_user_attr(_OUTCOME, None)
+    study.set_user_attr(_RESULT, None)
 
 
 def _log_winner(
-    run: Run, invocation: Invocation, data: DataSet, queue: TrialQueue, progress: Progress | None
-) -> Outcome:
-    experiment, trials = invocation.experiment, queue.trials()
+    run: Run, run_config: RunConfig, data: DataSet, queue: TrialQueue, progress: Progress | None
+) -> TrainingResult:
+    experiment, trials = run_config.experiment, queue.trials()
     complete = [t for t in trials if t.state == TrialState.COMPLETE]
     winner = queue.best()
     if winner is None:
@@ -109,13 +109,17 @@ def _log_winner(
     importances = importances_of(queue.study)
     _log_figures(run, trials, importances, settings)
     images = data.open(settings.preprocessing, progress)
-    outcome = log_outcome(run, data, images, settings, trained, registering=invocation.registering)
+    result = log_result(
+        run, data, images, settings, trained, register_winner=run_config.register_winner
+    )
     table = trials_table(queue, list(experiment.space), run.experiment_id)
-    found = f"Trial {number} won among {counts_in_words(trials)}. {in_order(importances)}\n\n"
-    run.describe(describe(settings, data, trained, outcome, found) + f"\n{table}")
-    if invocation.search.keep_checkpoints == "winner":
+    found = (
+        f"Trial {number} won among {count_states(trials)}. {importance_sentence(importances)}\n\n"
+    )
+    run.set_description(description(settings, data, trained, result, found) + f"\n{table}")
+    if run_config.search.keep_checkpoints == "winner":
         _drop_checkpoints([t for t in complete if t.number != winner.number])
-    return outcome
+    return result
 
 
 def _trained(child: Run, settings: TrainingSettings, winner: FrozenTrial) -> Trained:
@@ -143,7 +147,7 @@ def _drop_checkpoints(losers: list[FrozenTrial]) -> None:
             child.drop_checkpoint()
 
 
-def in_order(importances: Mapping[str, float]) -> str:
+def importance_sentence(importances: Mapping[str, float]) -> str:
     """What mattered, in a sentence."""
     if not importances:
         return "Too few trials are complete to tell which parameters matter."

@@ -9,19 +9,19 @@ import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
+from pneumonia.config.training import TrainingSettings
 from pneumonia.data.cache import Progress
 from pneumonia.data.dataset import DataSet
 from pneumonia.errors import PneumoniaError, TrackingError
-from pneumonia.search.invocation import Invocation
-from pneumonia.search.progress import checkpoint_of, log_epoch
 from pneumonia.search.queue import TrialQueue, first_number, reason_of, state_of
 from pneumonia.search.ranking import short, trials_table
 from pneumonia.search.space import suggest
 from pneumonia.search.study import sampler_of
+from pneumonia.tracking.epochs import checkpoint_of, log_epoch
+from pneumonia.tracking.run_config import RunConfig
 from pneumonia.tracking.runs import Run, continue_run, find_run, left_running
+from pneumonia.training.checkpoint import Epoch
 from pneumonia.training.loop import Trained, train
-from pneumonia.training.settings import TrainingSettings
-from pneumonia.training.state import Epoch
 
 log = logging.getLogger(__name__)
 
@@ -34,13 +34,13 @@ class Worker:
     def __init__(
         self,
         run: Run,
-        invocation: Invocation,
+        run_config: RunConfig,
         data: DataSet,
         queue: TrialQueue,
         progress: Progress | None,
     ) -> None:
         self.run, self.queue, self.study = run, queue, queue.study
-        self.experiment, self.search = invocation.experiment, invocation.search
+        self.experiment, self.search = run_config.experiment, run_config.search
         self.data, self.progress = data, progress
         self.metric = self.experiment.training.metric
 
@@ -168,6 +168,6 @@ class Worker:
             if leader
             else "",
         )
-        self.run.describe(
+        self.run.set_description(
             trials_table(self.queue, list(self.experiment.space), self.run.experiment_id)
         )

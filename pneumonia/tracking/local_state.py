@@ -55,43 +55,43 @@ class LocalState:
         return self.folder / "outbox"
 
     @property
-    def invocation(self) -> Path:
+    def run_config(self) -> Path:
         """The file that says how the run was invoked."""
-        return self.folder / "invocation.json"
+        return self.folder / "run_config.json"
 
     @property
-    def signature(self) -> Path:
+    def owner(self) -> Path:
         """The file that says which store the run is in, and which process worked on it here."""
-        return self.folder / "signature.json"
+        return self.folder / "owner.json"
 
-    def write_invocation(self, invocation: Mapping[str, Any]) -> None:
+    def write_run_config(self, run_config: Mapping[str, Any]) -> None:
         """Keep how the run was invoked.
 
         Raises:
             TrackingError: The folder cannot be written to.
         """
-        self._write(self.invocation, invocation)
+        self._write(self.run_config, run_config)
 
-    def read_invocation(self) -> dict[str, Any] | None:
+    def read_run_config_file(self) -> dict[str, Any] | None:
         """How the run was invoked; None where that is not known on this machine."""
-        return _read(self.invocation)
+        return _read(self.run_config)
 
-    def sign(self, tracking_uri: str) -> None:
+    def write_owner(self, tracking_uri: str) -> None:
         """Take down which store the run is in, and that this process works on it.
 
         Raises:
             TrackingError: The folder cannot be written to.
         """
-        self._write(self.signature, {"tracking_uri": tracking_uri, **this_process()})
+        self._write(self.owner, {"tracking_uri": tracking_uri, **this_process()})
 
-    def read_signature(self) -> dict[str, str]:
+    def read_owner(self) -> dict[str, str]:
         """What was signed last; empty where nothing was."""
-        return _read(self.signature) or {}
+        return _read(self.owner) or {}
 
     @property
     def tracking_uri(self) -> str | None:
         """The store the run is in, as far as this machine knows."""
-        known = self.read_signature() or self.read_invocation() or {}
+        known = self.read_owner() or self.read_run_config_file() or {}
         return known.get("tracking_uri")
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""Models: logging the winner, registering it, and reading one back without running its code."""
+"""Models: logging the winner, register_winner it, and reading one back without running its code."""
 
 import json
 import pickle
@@ -19,12 +19,12 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 from torch import nn
 
-from pneumonia.data.preprocessing import Preprocessing
+from pneumonia.data.decode import Preprocessing
 from pneumonia.errors import ModelError, nearest
 from pneumonia.networks.registry import NETWORKS
 from pneumonia.tracking.local_state import state_folder
+from pneumonia.tracking.model_source import scoring_source
 from pneumonia.tracking.outbox import is_outage
-from pneumonia.tracking.portable import scoring_source
 from pneumonia.tracking.runs import Run
 
 CHAMPION = "champion"
@@ -158,16 +158,16 @@ def register(
                 return str(version.version)
         return str(mlflow.register_model(model_uri, name, tags=own).version)
 
-    def crown() -> str:
+    def promote() -> str:
         state_folder().mkdir(parents=True, exist_ok=True)
         # Of two that both beat the champion the worse must not be crowned last; MLflow has no
         # other means to compare and set at once.
         with FileLock(state_folder() / "champion.lock"):
-            return _crown(client, name, version, tags, metric, value, higher_is_better)
+            return _promote(client, name, version, tags, metric, value, higher_is_better)
 
     try:
         version = run.outbox.ask(version_of_the_run)
-        verdict = run.outbox.ask(crown)
+        verdict = run.outbox.ask(promote)
     except MlflowException as error:
         reason = str(error).splitlines()[0]
         raise ModelError(f"cannot register {name!r} from {model_uri}: {reason}") from error
@@ -248,7 +248,7 @@ def _resolve(uri: str) -> tuple[str, str | None]:
     return f"models:/{name}/{found.version}", found.run_id or found.tags.get("run_id")
 
 
-def _crown(
+def _promote(
     client: Any,
     name: str,
     version: str,

@@ -176,7 +176,7 @@ class Outbox:
         local = LocalState(run_id)
         folder = local.outbox
         if run_id not in self._waiting:
-            local.sign(mlflow.get_tracking_uri())
+            local.write_owner(mlflow.get_tracking_uri())
         try:
             folder.mkdir(parents=True, exist_ok=True)
             names = kept_entries(run_id)

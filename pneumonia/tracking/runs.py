@@ -23,7 +23,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
 from pneumonia.data.dataset import DataSet
 from pneumonia.errors import TrackingError, UsageError
-from pneumonia.processes import described, still_works, this_process
+from pneumonia.processes import describe_process, is_alive, this_process
 from pneumonia.tracking.local_state import LocalState
 from pneumonia.tracking.outbox import Entry, outbox
 from pneumonia.tracking.provenance import git_state, versions
@@ -161,7 +161,7 @@ class Run:
         self.tags |= tags
         self.outbox.send(self.id, Entry("tags", dict(tags)))
 
-    def describe(self, markdown: str) -> None:
+    def set_description(self, markdown: str) -> None:
         """Set the description shown on top of the run's page."""
         self.tag({"mlflow.note.content": markdown})
 
@@ -192,7 +192,7 @@ def parent_run(name: str, tags: Mapping[str, str]) -> Iterator[Run]:
     Raises:
         TrackingError: The store does not answer, or refuses.
     """
-    with ended_with_the_block(start_run(name, tags)) as run:
+    with run_context(start_run(name, tags)) as run:
         yield run
 
 
@@ -219,7 +219,7 @@ def start_run(name: str, tags: Mapping[str, str]) -> Run:
 
 
 @contextmanager
-def ended_with_the_block(run: Run, shared: Callable[[], bool] = lambda: False) -> Iterator[Run]:
+def run_context(run: Run, shared: Callable[[], bool] = lambda: False) -> Iterator[Run]:
     """End a run as the block ends: FINISHED, KILLED by an interrupt, or FAILED by an error.
 
     Args:
@@ -290,7 +290,7 @@ def left_running(experiment_id: str, tags: Mapping[str, str]) -> str | None:
         lambda: store.client.search_runs([experiment_id], "attributes.status = 'RUNNING'")
     )
     for run in found:
-        if tags.items() <= run.data.tags.items() and not still_works(run.data.tags):
+        if tags.items() <= run.data.tags.items() and not is_alive(run.data.tags):
             return str(run.info.run_id)
     return None
 
@@ -301,7 +301,7 @@ def end_if_dead(run_id: str) -> bool:
         run = find_run(run_id)
     except TrackingError:
         return False
-    if run.status != "RUNNING" or still_works(run.tags) is not False:
+    if run.status != "RUNNING" or is_alive(run.tags) is not False:
         return False
     run.end("KILLED")
     return True
@@ -323,8 +323,8 @@ def continue_run(run_id: str, *, alone: bool = False) -> Run:
     if alone and found.status == "FINISHED":
         found.local.remove()  # its process may have died just before it did so
         raise UsageError(f"run {run_id} has ended well: there is nothing to resume")
-    if alone and found.status == "RUNNING" and still_works(found.tags):
-        raise UsageError(f"run {run_id} is at work, in {described(found.tags)}: let it")
+    if alone and found.status == "RUNNING" and is_alive(found.tags):
+        raise UsageError(f"run {run_id} is at work, in {describe_process(found.tags)}: let it")
     store.adopt(run_id)
     run = Run(store.ask(lambda: store.client.get_run(found.id)), continued=True)
     # Signed before it runs: it must at no moment look like the work of a process that has died.

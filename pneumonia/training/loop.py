@@ -7,23 +7,23 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
-from pneumonia.data.augmentation import augment, draw_changes
+from pneumonia.config.training import TrainingSettings
+from pneumonia.data.augment import augment, draw_changes
 from pneumonia.data.dataset import Images
-from pneumonia.data.preprocessing import network_input
+from pneumonia.data.decode import network_input
 from pneumonia.errors import TrainingError, UsageError
 from pneumonia.evaluation.metrics import classification_metrics
+from pneumonia.evaluation.predict import predict_probabilities
 from pneumonia.networks.registry import network_named
 from pneumonia.networks.weights import load_weights
+from pneumonia.training.checkpoint import Checkpoint, Epoch, TrainingState
 from pneumonia.training.device import Engine, choose_engine
 from pneumonia.training.distributed import ALONE, Ranks
-from pneumonia.training.interruption import StoppedBetweenBatches, noting_interrupts
-from pneumonia.training.optimisation import averaged, build_optimizer, build_schedule, loss_weights
-from pneumonia.training.settings import TrainingSettings
-from pneumonia.training.state import Checkpoint, Epoch, TrainingState
+from pneumonia.training.schedule import averaged, build_optimizer, build_schedule, loss_weights
+from pneumonia.training.signals import StoppedBetweenBatches, noting_interrupts
 
 log = logging.getLogger(__name__)
 
@@ -168,7 +168,7 @@ def _train(
             len(state.losses) * settings.batch_size / (time.perf_counter() - started)
         )
         _refuse_non_finite("training loss", measured["train/loss"], state)
-        measured |= validate(state.judged, validation, engine, ranks)
+        measured |= validate(state.eval_model, validation, engine, ranks)
         _refuse_non_finite("validation loss", measured["val/loss"], state)
         measured["speed/epoch_seconds"] = time.perf_counter() - started
         best = settings.better(measured[f"val/{settings.metric}"], _best_value(state, settings))
@@ -239,13 +239,13 @@ def _train_epoch(
         state.schedule.step()
         if state.average is not None:
             state.average.update_parameters(network)
-        hits = (logits.argmax(dim=1) == labels).float().mean()
-        loss_of_all, hits_of_all = ranks.mean(torch.stack([loss.detach(), hits]))
+        correct = (logits.argmax(dim=1) == labels).float().mean()
+        loss_of_all, correct_of_all = ranks.mean(torch.stack([loss.detach(), correct]))
         state.losses.append(loss_of_all)
-        state.hits.append(hits_of_all)
+        state.correct.append(correct_of_all)
     return {
         "train/loss": torch.stack(state.losses).mean().item(),
-        "train/accuracy": torch.stack(state.hits).mean().item(),
+        "train/accuracy": torch.stack(state.correct).mean().item(),
         "learning_rate": float(state.schedule.get_last_lr()[0]),
     }
 
@@ -298,21 +298,6 @@ def validate(
         probability[rank :: ranks.size] = theirs
     metrics = classification_metrics(images.labels.cpu().numpy(), probability)
     return {f"val/{name}": value for name, value in metrics.items()}
-
-
-@torch.inference_mode()
-def predict_probabilities(
-    network: nn.Module, images: Images, engine: Engine, batch_size: int = 128
-) -> NDArray[np.float64]:
-    """Probability of the positive class for each image, float64 (n,)."""
-    network.eval()
-    probabilities = []
-    for positions in torch.split(torch.arange(len(images), device=images.rows.device), batch_size):
-        grey, _ = images.batch(positions)
-        with engine.autocast():
-            logits = network(network_input(grey))  # (B, 2)
-        probabilities.append(logits.double().softmax(dim=1)[:, 1])
-    return torch.cat(probabilities).cpu().numpy()
 
 
 def _refuse_non_finite(what: str, value: float, state: TrainingState) -> None:

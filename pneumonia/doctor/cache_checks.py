@@ -1,0 +1,159 @@
+"""Caches that were not finished, and locks that lock nothing."""
+
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from pneumonia.data.cache import default_folder, is_whole
+from pneumonia.doctor.checks import Issue, Mark, Remark, Section, format_size, size_of
+from pneumonia.errors import UsageError
+
+# As data/cache.py and data/demo.py name them.
+_TARGET = re.compile(r"[0-9a-f]{24}")
+_BUILDING = re.compile(r"([0-9a-f]{24})\.[a-z0-9_]{8}")
+_DRAWING = re.compile(r"\.demo-xrays-[0-9a-f]{32}")
+_AN_HOUR = 3600
+"""Seconds; an image of the demo set is drawn in less than one."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnfinishedCache(Issue):
+    """A folder that a process was filling with decoded images when it died."""
+
+    folder: Path
+    target: Path
+
+    @property
+    def text(self) -> str:
+        return (
+            f"cache {str(self.folder)!r} ({format_size(size_of(self.folder))}) was never finished"
+        )
+
+    @property
+    def remedy(self) -> str:
+        return "remove it"
+
+    def fix(self) -> str:
+        with _holding_lock_of(self.target):
+            if self.folder == self.target and is_whole(self.target):
+                return "another process has built it anew"
+            return _removed(self.folder)
+
+
+@dataclass(frozen=True, slots=True)
+class UnfinishedDemoSet(Issue):
+    """A folder that a process was filling with synthetic X-rays when it died."""
+
+    folder: Path
+
+    @property
+    def text(self) -> str:
+        size = format_size(size_of(self.folder))
+        return f"demo set {str(self.folder)!r} ({size}) was never finished"
+
+    @property
+    def remedy(self) -> str:
+        return "remove it"
+
+    def fix(self) -> str:
+        return _removed(self.folder)
+
+
+@dataclass(frozen=True, slots=True)
+class UnusedLock(Issue):
+    """The lock of a cache that is not there, held by nobody."""
+
+    target: Path
+
+    @property
+    def text(self) -> str:
+        return f"lock {str(_lock_of(self.target))!r} locks nothing, and nobody holds it"
+
+    @property
+    def remedy(self) -> str:
+        return "remove it"
+
+    def fix(self) -> str:
+        with _holding_lock_of(self.target):
+            return "removed"
+
+
+def check_caches() -> Section:
+    """Look through the folder of caches."""
+    folder = default_folder()
+    found: list[Remark | Issue] = []
+    building = 0
+    for entry in sorted(folder.iterdir()) if folder.is_dir() else []:
+        named = _BUILDING.fullmatch(entry.name)
+        if named and entry.is_dir():
+            target = folder / named[1]
+            # A builder holds the lock from before it makes the folder until it has moved it away,
+            # and the kernel releases a dead one's: the lock free, nobody fills the folder.
+            if _is_held(target):
+                building += 1
+            else:
+                found.append(UnfinishedCache(entry, target))
+        elif _TARGET.fullmatch(entry.name) and not is_whole(entry) and not _is_held(entry):
+            found.append(UnfinishedCache(entry, entry))
+        elif _DRAWING.fullmatch(entry.name) and time.time() - _last_change(entry) > _AN_HOUR:
+            found.append(UnfinishedDemoSet(entry))
+        elif entry.suffix == ".lock" and _TARGET.fullmatch(entry.stem):
+            # That of a finished cache stays: it is taken again should the cache be built anew.
+            target = folder / entry.stem
+            if not target.exists() and not _is_held(target):
+                found.append(UnusedLock(target))
+    if building:
+        found.append(Remark(Mark.NOTE, f"caches being built at this moment: {building:,}"))
+    return Section("Caches", found)
+
+
+def _removed(folder: Path) -> str:
+    if not folder.exists():
+        return "it is gone already"
+    shutil.rmtree(folder)
+    return "removed"
+
+
+def _lock_of(target: Path) -> Path:
+    return target.with_name(f"{target.name}.lock")
+
+
+def _is_held(target: Path) -> bool:
+    if not _lock_of(target).exists():
+        return False
+    try:
+        with FileLock(_lock_of(target), timeout=0):
+            return False
+    except (Timeout, OSError):  # OSError: another user's, who alone can tell
+        return True
+
+
+@contextmanager
+def _holding_lock_of(target: Path) -> Iterator[None]:
+    """Hold a cache's lock, and take it away afterwards if there is no cache.
+
+    A process that waits for the lock meanwhile has the file open, and gets the lock of a file
+    without a name, which locks nobody else out. filelock looks for that, since version 3.21, and
+    begins anew with the file of the name: so the file may go, but only while we hold its lock.
+    """
+    lock = FileLock(_lock_of(target), timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UsageError("another process builds the cache by now") from None
+    try:
+        yield
+        if not target.exists():
+            _lock_of(target).unlink(missing_ok=True)
+    finally:
+        lock.release()
+
+
+def _last_change(folder: Path) -> float:
+    return max(entry.stat().st_mtime for entry in (folder, *folder.rglob("*")))

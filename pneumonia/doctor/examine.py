@@ -1,0 +1,36 @@
+"""The whole examination, place by place."""
+
+from collections.abc import Iterator
+
+from pneumonia.doctor.cache_checks import check_caches
+from pneumonia.doctor.checks import Mark, Remark, Section
+from pneumonia.doctor.installation_checks import check_installation
+from pneumonia.doctor.run_checks import check_runs
+from pneumonia.doctor.state_checks import check_states
+from pneumonia.doctor.store_checks import check_stores
+from pneumonia.doctor.trial_checks import check_studies
+from pneumonia.errors import TrackingError
+
+
+def examine(tracking_uri: str | None = None, storage: str = "") -> Iterator[Section]:
+    """Look at the installation and at what was left behind.
+
+    A section is made once the one before it was remarks, and its leftovers fixed: what became of
+    trials decides about their runs, and what became of runs about what is kept for them.
+
+    Args:
+        tracking_uri: As given by the user, or None.
+        storage: Optuna storage URL; empty is ``optuna.db`` in the working directory.
+    """
+    yield check_installation()
+    stores = check_stores(tracking_uri, storage)
+    yield stores.section
+    if stores.studies is not None:
+        yield check_studies(stores.studies, storage)
+    try:
+        if stores.tracking_uri:
+            yield check_runs()
+        yield check_states(stores.tracking_uri)
+    except TrackingError as error:
+        yield Section("Runs", [Remark(Mark.WRONG, str(error))])
+    yield check_caches()

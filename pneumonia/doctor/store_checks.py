@@ -1,0 +1,72 @@
+"""Whether the tracking store and the study storage answer."""
+
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from optuna.storages import BaseStorage
+
+from pneumonia.doctor.checks import Mark, Remark, Section
+from pneumonia.errors import PneumoniaError
+from pneumonia.search.storage import existing_storage, storage_url
+from pneumonia.search.study import known_studies
+from pneumonia.tracking.store import chosen_uri, connect, local_database
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """What answers.
+
+    Attributes:
+        tracking_uri: The tracking store; None where it does not answer, or is not there yet.
+        studies: The study storage; None likewise.
+        section: What was found.
+    """
+
+    tracking_uri: str | None
+    studies: BaseStorage | None
+    section: Section
+
+
+def check_stores(tracking_uri: str | None, storage: str) -> Stores:
+    """Open both, but create neither.
+
+    Args:
+        tracking_uri: As given by the user, or None.
+        storage: Optuna storage URL, or empty.
+    """
+    uri, tracking = _tracking(tracking_uri)
+    studies, study_storage = _studies(storage)
+    return Stores(uri, studies, Section("Stores", [tracking, study_storage]))
+
+
+def without_password(text: str, url: str) -> str:
+    """A text with the password of a URL blotted out: reports are shown to others."""
+    password = urlsplit(url).password
+    return text.replace(f":{password}@", ":***@") if password else text
+
+
+def _tracking(tracking_uri: str | None) -> tuple[str | None, Remark]:
+    uri = chosen_uri(tracking_uri)
+    database = local_database(uri)
+    if database and not database.is_file():
+        return None, Remark(Mark.OK, f"tracking store {uri!r}: not there yet; a run creates it")
+    try:
+        connected = connect(tracking_uri)
+    except PneumoniaError as error:
+        return None, Remark(Mark.WRONG, without_password(str(error), uri))
+    answer = f"tracking store {connected!r} answers"
+    return connected, Remark(Mark.OK, without_password(answer, uri))
+
+
+def _studies(storage: str) -> tuple[BaseStorage | None, Remark]:
+    url = storage_url(storage)
+    try:
+        opened = existing_storage(storage)
+        if opened is None:
+            return None, Remark(
+                Mark.OK, f"study storage {url!r}: not there yet; a search creates it"
+            )
+        answer = f"study storage {url!r} answers; it holds {len(known_studies(opened)):,}"
+    except PneumoniaError as error:
+        return None, Remark(Mark.WRONG, without_password(str(error), url))
+    return opened, Remark(Mark.OK, without_password(answer, url))

@@ -1,0 +1,90 @@
+"""The forward pass: from grey levels to the probability of the positive class.
+
+Validation, scoring, batch prediction and explanation all call this one.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from pneumonia.data.dataset import Images
+from pneumonia.data.decode import network_input
+from pneumonia.training.device import Engine, choose_engine
+
+RECOMPUTE_MARGIN = 0.05
+"""Distance from the threshold within which a probability is computed again in fp32.
+
+No label changes unless a faster precision moves a probability by more. On real X-rays bf16 moves
+none by a tenth of it (see ``benchmarks/README.md``).
+"""
+
+
+@torch.inference_mode()
+def probabilities(network: nn.Module, grey: torch.Tensor, engine: Engine) -> torch.Tensor:
+    """Compute the probability of the positive class.
+
+    Args:
+        network: The network, in evaluation mode and on the engine's device.
+        grey: Grey levels 0–255, uint8 (B, H, W), on that device.
+        engine: The device and precision.
+
+    Returns:
+        float64 (B,), 0–1, on that device.
+    """
+    with engine.autocast():
+        logits: torch.Tensor = network(network_input(grey))  # (B, 2)
+    return logits.double().softmax(dim=1)[:, 1]
+
+
+def predict_probabilities(
+    network: nn.Module, images: Images, engine: Engine, batch_size: int = 128
+) -> NDArray[np.float64]:
+    """Probability of the positive class for each image, float64 (n,).
+
+    Puts the network into evaluation mode.
+    """
+    network.eval()
+    return np.concatenate(
+        [
+            probabilities(network, images.batch(positions)[0], engine).cpu().numpy()
+            for positions in _batches(images, batch_size)
+        ]
+    )
+
+
+def _batches(images: Images, batch_size: int) -> Iterator[torch.Tensor]:
+    yield from torch.split(torch.arange(len(images), device=images.rows.device), batch_size)
+
+
+class Predictor:
+    """A network made ready for one device and precision, whose decisions are those of fp32.
+
+    Args:
+        network: The network, in evaluation mode.
+        threshold: Lowest probability called positive.
+        device: Where to compute; ``auto`` for the best there is.
+        precision: ``auto`` for bf16 where the device is made for it, else fp32; or one of
+            ``fp32``, ``bf16`` and ``fp16``.
+
+    Raises:
+        UsageError: This machine has no such device, or the device no such precision.
+    """
+
+    def __init__(self, network: nn.Module, threshold: float, device: str, precision: str) -> None:
+        self.engine = choose_engine(device, precision)
+        self.exact = Engine(self.engine.device, "fp32")
+        self.threshold = threshold
+        self.network = network.to(self.engine.device).to(memory_format=torch.channels_last)
+
+    def probabilities(self, grey: torch.Tensor) -> torch.Tensor:
+        """Probability of the positive class, float64 (B,), from grey levels, uint8 (B, H, W)."""
+        grey = grey.to(self.engine.device)
+        probability = probabilities(self.network, grey, self.engine)
+        if self.engine.precision != self.exact.precision:
+            close = (probability - self.threshold).abs() < RECOMPUTE_MARGIN
+            if close.any():
+                probability[close] = probabilities(self.network, grey[close], self.exact)
+        return probability.cpu()

@@ -1,0 +1,179 @@
+"""Opening a search: begun anew, joined beside other workers, or resumed."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import optuna
+from optuna.trial import TrialState
+
+from pneumonia.config.space import inside
+from pneumonia.data.dataset import DataSet
+from pneumonia.errors import UsageError
+from pneumonia.processes import this_process
+from pneumonia.search.queue import TrialQueue
+from pneumonia.search.storage import open_storage, queue_of
+from pneumonia.search.study import (
+    RUN,
+    WINNER,
+    await_ready,
+    check_same,
+    create_study,
+    known_studies,
+    open_study,
+)
+from pneumonia.search.winner import reopen, result_of
+from pneumonia.tracking.run_config import RunConfig
+from pneumonia.tracking.runs import Run, continue_run, left_running, start_run
+from pneumonia.tracking.store import chosen_experiment_id
+from pneumonia.workflows.train import log_beginning
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """A search that this process works on.
+
+    Attributes:
+        run: The MLflow run whose children are the trials.
+        queue: The study's trials.
+        claims: The queue with the one trial that entitles to log the winner.
+    """
+
+    run: Run
+    queue: TrialQueue
+    claims: TrialQueue
+
+
+def begin(run_config: RunConfig, data: DataSet, name: str, tags: Mapping[str, str]) -> Search:
+    """Create the study and its run.
+
+    Raises:
+        UsageError: The study exists, or the experiment has nothing to search.
+    """
+    study = _create(run_config, data)
+    if study is None:
+        raise UsageError(
+            f"study {run_config.search.study!r} exists: go on with it by --resume, work on it "
+            "beside others by --join, or choose another name"
+        )
+    return _prepare(study, run_config, data, start_run(name, tags))
+
+
+def join(run_config: RunConfig, data: DataSet, name: str, tags: Mapping[str, str]) -> Search:
+    """Work on the study beside others; the first one to come creates it.
+
+    Raises:
+        UsageError: The study was begun with other settings or data, or never made ready.
+    """
+    if study := _create(run_config, data):
+        return _prepare(study, run_config, data, start_run(name, tags))
+    study = _open(run_config, data)
+    if not await_ready(study):
+        raise UsageError(
+            f"study {study.study_name!r} was left half made by a process that died: go on with it "
+            "by --resume first"
+        )
+    return _opened(study, run_config)
+
+
+def resume(
+    run_config: RunConfig, data: DataSet, name: str, tags: Mapping[str, str], run_id: str = ""
+) -> Search:
+    """Go on with a study, in the run it was begun in.
+
+    One that has its winner already goes on in a new run, if there are trials left or more asked
+    for.
+
+    Args:
+        run_config: What is searched.
+        data: The data.
+        name: Name of the run where a new one is needed.
+        tags: Its tags.
+        run_id: The run that was asked for, if one was.
+
+    Raises:
+        UsageError: There is no such study, or it was begun with other settings or data.
+    """
+    study = _open(run_config, data)
+    if not await_ready(study):
+        # Its creator may have died before the study could name the run.
+        begun = run_id or left_running(chosen_experiment_id(), {"study": study.study_name})
+        run = continue_run(begun) if begun else start_run(name, tags)
+        return _prepare(study, run_config, data, run)
+    queue = queue_of(study, run_config.search.storage)
+    if result_of(study) is None:
+        queue.fill(run_config.search.trials)
+        return _opened(study, run_config)
+    waiting = any(trial.state == TrialState.WAITING for trial in queue.trials())
+    if not waiting and len(queue.trials()) >= run_config.search.trials:
+        raise UsageError(
+            f"study {study.study_name!r} is finished, with {len(queue.trials())} trials: ask for "
+            "more with --trials"
+        )
+    _sign(study)
+    reopen(study)
+    return _prepare(study, run_config, data, start_run(name, tags))
+
+
+def _create(run_config: RunConfig, data: DataSet) -> optuna.Study | None:
+    experiment = run_config.experiment
+    if not experiment.space:
+        raise UsageError(
+            f"experiment {experiment.name!r} has no [space] left to search: use --trials 1, or "
+            "give it one"
+        )
+    study = create_study(experiment, run_config.search, data.digest)
+    if study is not None:
+        _sign(study)
+    return study
+
+
+def _sign(study: optuna.Study) -> None:
+    """Say who makes the study ready."""
+    for key, value in this_process().items():
+        study.set_user_attr(key, value)
+
+
+def _open(run_config: RunConfig, data: DataSet) -> optuna.Study:
+    search = run_config.search
+    study = open_study(search.study, search.storage)
+    if study is None:
+        listed = ", ".join(known_studies(open_storage(search.storage))[-5:]) or "none"
+        raise UsageError(f"no study {search.study!r} to resume: the storage has {listed}")
+    check_same(study, run_config.experiment, search, data.digest)
+    return study
+
+
+def _prepare(study: optuna.Study, run_config: RunConfig, data: DataSet, run: Run) -> Search:
+    """Log the beginning, and fill the queue; the study is ready once it names its run."""
+    search = run_config.search
+    try:
+        run_config.keep(run)
+        log_beginning(run, run_config, data)
+    except KeyboardInterrupt:
+        run.end("KILLED")
+        raise
+    run.log_parameters({"experiment": run_config.experiment.name, "trials": search.trials})
+    queue, claims = queue_of(study, search.storage), _claims(study, run, search.storage)
+    claims.fill(1)
+    # The experiment's own settings first: a search never ends worse than they are.
+    point = inside(run_config.experiment.space, run_config.experiment.training)
+    queue.fill(search.trials, first=point)
+    study.set_user_attr(RUN, run.id)
+    return Search(run, queue, claims)
+
+
+def _opened(study: optuna.Study, run_config: RunConfig) -> Search:
+    storage = run_config.search.storage
+    run = continue_run(study.user_attrs[RUN])
+    return Search(run, queue_of(study, storage), _claims(study, run, storage))
+
+
+def _claims(study: optuna.Study, run: Run, storage: str) -> TrialQueue:
+    """The study of one trial beside the study, for one run's winner."""
+    beside = optuna.create_study(
+        study_name=f"{study.study_name}{WINNER}{run.id[:8]}",
+        storage=open_storage(storage),
+        direction=study.direction,
+        load_if_exists=True,
+    )
+    return queue_of(beside, storage)

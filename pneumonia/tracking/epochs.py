@@ -1,0 +1,41 @@
+"""What is told and logged of each epoch while networks train."""
+
+import json
+import logging
+
+from pneumonia.config.checking import as_parameters
+from pneumonia.config.training import TrainingSettings
+from pneumonia.data.dataset import DataSet
+from pneumonia.tracking.runs import Run
+from pneumonia.tracking.store import tracking_uri
+from pneumonia.training.checkpoint import Checkpoint, Epoch
+
+log = logging.getLogger(__name__)
+
+
+def log_epoch(run: Run, settings: TrainingSettings, epoch: Epoch) -> None:
+    """Log one epoch, and say it in a line; one that the run has already is passed over."""
+    if not run.log_epoch(epoch):
+        return
+    log.info(
+        "%s epoch %d/%d  train loss %.4f  val loss %.4f  accuracy %.4f  auc %.4f  "
+        "sensitivity %.3f  specificity %.3f  %.0f images/s  %.1f s",
+        run.name,
+        epoch["epoch"],
+        settings.epochs,
+        epoch["train/loss"],
+        epoch["val/loss"],
+        epoch["val/accuracy"],
+        epoch["val/auc"],
+        epoch["val/sensitivity"],
+        epoch["val/specificity"],
+        epoch["speed/images_per_second"],
+        epoch["speed/epoch_seconds"],
+    )
+
+
+def checkpoint_of(run: Run, settings: TrainingSettings, data: DataSet) -> Checkpoint:
+    """Where a run's training state is kept; bound to its settings and data."""
+    run.local.write_owner(tracking_uri())
+    identity = {"data.digest": data.digest, **as_parameters(settings)}
+    return Checkpoint(run.local.checkpoint, json.dumps(identity, sort_keys=True))

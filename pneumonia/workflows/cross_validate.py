@@ -1,0 +1,127 @@
+"""Cross-validation: folds stratified by class and grouped by patient, one child run each."""
+
+import csv
+import io
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import torch
+
+from pneumonia.config.checking import as_parameters
+from pneumonia.config.experiment import Experiment
+from pneumonia.data.dataset import DataSet, Images
+from pneumonia.data.splits import patient_folds
+from pneumonia.evaluation.decide import decide
+from pneumonia.evaluation.figures import confusion_matrices, roc_and_precision_recall
+from pneumonia.evaluation.metrics import classification_metrics
+from pneumonia.evaluation.predict import predict_probabilities
+from pneumonia.tracking.epochs import log_epoch
+from pneumonia.tracking.runs import Run
+from pneumonia.training.device import choose_engine
+from pneumonia.training.loop import train
+
+Summary = Mapping[str, tuple[float, float, float]]
+
+
+def run_cross_validation(run: Run, experiment: Experiment, data: DataSet, n_folds: int) -> Summary:
+    """Train once a fold on the training and validation images; test images stay out.
+
+    The best epoch of a fold is chosen on the fold itself, so each fold's figure is optimistic by
+    as much as choosing among its epochs gains; ``epochs`` alike for all keeps it small.
+
+    Returns:
+        For each metric its mean over folds, standard deviation (with n - 1), and the value over
+        all out-of-fold predictions pooled.
+
+    Raises:
+        DataError: A class has fewer patients than folds.
+        TrainingError: A fold cannot be trained.
+    """
+    settings = experiment.training
+    run.log_data_set(data)
+    run.log_parameters({**as_parameters(settings), **as_parameters(experiment.data)})
+    run.log_parameters({"folds": n_folds, "experiment": experiment.name})
+    opened = data.open(settings.preprocessing)
+    pool = _joined(opened["train"], opened["validation"])
+    engine = choose_engine(settings.device, settings.precision)
+    out_of_fold = np.full(len(pool), np.nan)
+    fold_of = np.zeros(len(pool), dtype=np.int64)
+    scores: list[dict[str, float]] = []
+    for fold, (left, held_out) in enumerate(
+        patient_folds(pool.files, n_folds, experiment.data.split_seed)
+    ):
+        child = run.child(f"{settings.network}-f{fold}", {"fold": str(fold)})
+        try:
+            images = {
+                "train": pool.part(torch.from_numpy(left)),
+                "validation": pool.part(torch.from_numpy(held_out)),
+            }
+            trained = train(settings, images, partial(log_epoch, child, settings))
+            probability = predict_probabilities(
+                trained.network, images["validation"].to(engine.device), engine
+            )
+        except BaseException as error:
+            interrupted = isinstance(error, KeyboardInterrupt)
+            child.end(
+                "KILLED" if interrupted else "FAILED", "interrupted" if interrupted else "failed"
+            )
+            raise
+        out_of_fold[held_out], fold_of[held_out] = probability, fold
+        scores.append(classification_metrics(pool.labels.numpy()[held_out], probability))
+        child.log_metrics({f"best/{key}": value for key, value in scores[-1].items()})
+        child.end("FINISHED", "complete")
+        run.log_metrics({f"val/{key}": value for key, value in scores[-1].items()}, step=fold)
+    return _log_summary(run, data, pool, out_of_fold, fold_of, scores)
+
+
+def _log_summary(
+    run: Run,
+    data: DataSet,
+    pool: Images,
+    out_of_fold: np.ndarray,
+    fold_of: np.ndarray,
+    scores: list[dict[str, float]],
+) -> Summary:
+    truth, names = pool.labels.numpy(), data.settings.class_names
+    pooled = classification_metrics(truth, out_of_fold)
+    summary = {
+        key: (
+            float(np.mean([score[key] for score in scores])),
+            float(np.std([score[key] for score in scores], ddof=1)),
+            pooled[key],
+        )
+        for key in pooled
+    }
+    run.log_metrics({f"mean/{key}": mean for key, (mean, _, _) in summary.items()})
+    run.log_metrics({f"std/{key}": deviation for key, (_, deviation, _) in summary.items()})
+    run.log_metrics({f"pooled/{key}": value for key, value in pooled.items()})
+    title = f"out of fold ({len(pool):,} images)"
+    predicted = decide(out_of_fold, 0.5)
+    run.log_figure(confusion_matrices(truth, predicted, names, title=title), "confusion_pooled")
+    run.log_figure(roc_and_precision_recall(truth, out_of_fold, title=title), "roc_pooled")
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["path", "patient", "fold", "truth", "probability"])
+    for file, fold, label, value in zip(pool.files, fold_of, truth, out_of_fold, strict=True):
+        writer.writerow(
+            [file.path.relative_to(data.root), file.patient.key, fold, names[label], value]
+        )
+    run.log_text(table.getvalue(), "out_of_fold.csv")
+    rows = [
+        f"| {key} | {mean:.4f} ± {deviation:.4f} | {value:.4f} |"
+        for key, (mean, deviation, value) in summary.items()
+    ]
+    head = f"{len(scores)} folds, by patient.\n\n| metric | mean ± std | pooled |\n|---|---|---|\n"
+    run.set_description(head + "\n".join(rows) + "\n")
+    return summary
+
+
+def _joined(first: Images, second: Images) -> Images:
+    return replace(
+        first,
+        rows=torch.cat([first.rows, second.rows]),
+        labels=torch.cat([first.labels, second.labels]),
+        files=first.files + second.files,
+    )

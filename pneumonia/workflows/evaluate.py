@@ -1,0 +1,79 @@
+"""A registered model on labelled images, in a run of its own."""
+
+from collections.abc import Mapping
+
+from pneumonia.config.data import DataSettings
+from pneumonia.config.training import TrainingSettings
+from pneumonia.data import summary
+from pneumonia.data.cache import Progress
+from pneumonia.data.dataset import find_readable, images_of
+from pneumonia.errors import DataError, UsageError, nearest
+from pneumonia.tracking.models import LoadedModel
+from pneumonia.tracking.results import log_scores
+from pneumonia.tracking.runs import Run
+
+_SPLITS = ("train", "val", "test", "all")
+
+
+def evaluate_model(
+    run: Run,
+    model: LoadedModel,
+    settings: DataSettings,
+    split: str,
+    *,
+    threshold: float | None = None,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> tuple[dict[str, float], Mapping[str, tuple[float, float]]]:
+    """Log a model's metrics and figures on one folder of a data set.
+
+    Args:
+        run: The run to log to.
+        model: The model.
+        settings: The data.
+        split: ``train``, ``val``, ``test``, or ``all`` of it, as for a flat data set.
+        threshold: Least probability called positive; the model's own by default.
+        device: Where to compute, in fp32 as ``predict`` does.
+        progress: Called while images are decoded.
+
+    Returns:
+        Metrics, and 95 % intervals of some of them.
+
+    Raises:
+        DataError: There are no such images.
+        UsageError: There is no such split.
+    """
+    if split not in _SPLITS:
+        raise UsageError(f"unknown split {split!r}: {nearest(split, _SPLITS)}")
+    config = model.config
+    root, found, cache = find_readable(settings, config.preprocessing, progress)
+    files = [image for image in found.images if split in {"all", image.part}]
+    if not files:
+        parts = ", ".join(sorted(found.parts)) or "none"
+        raise DataError(
+            f"no images in {split!r} of {str(root)!r} (folders with images: {parts}): use --split "
+            "with one of them, or all"
+        )
+    digest = summary.digest(files)
+    run.log_parameters({"model_uri": model.uri, "data": str(root), "split": split})
+    run.log_parameters({"data/digest": digest, "threshold": threshold or config.threshold})
+    run.tag({"model_uri": model.uri, "model.run_id": model.run_id or "", "data.digest": digest})
+    training = TrainingSettings(
+        network=config.network,
+        image_size=config.image_size,
+        resize=config.resize,
+        device=device,
+        precision="fp32",
+    )
+    metrics, intervals = log_scores(
+        run,
+        model.network,
+        images_of(files, cache),
+        "test" if split == "all" else split,
+        training,
+        config.class_names,
+        config.threshold if threshold is None else threshold,
+    )
+    shown = ", ".join(f"{key} {value:.4f}" for key, value in metrics.items())
+    run.set_description(f"`{model.uri}` on {split} of `{root}` ({len(files):,} images): {shown}\n")
+    return metrics, intervals
