@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pneumonia.data import demo, radiographs
+from pneumonia.data import demo, demo_drawing
 from pneumonia.data.demo import write_demo_set
 from pneumonia.data.demo_drawing import Anatomy, draw_xray
 from pneumonia.data.patients import patient_of
@@ -170,7 +170,7 @@ def test_there_is_no_fluid_far_from_the_recorded_opacities(focal: float) -> None
     y, x = (np.mgrid[:size, :size] + 0.5) / size
     for seed in range(20):
         lung = np.ones((size, size), np.float32)
-        opacities, air = radiographs._infect(np.random.default_rng(seed), lung, focal)
+        opacities, air = demo_drawing._infect(np.random.default_rng(seed), lung, focal)
         far = np.ones((size, size), bool)
         for opacity in opacities:
             away = np.hypot(x - opacity.centre_x, y - opacity.centre_y)

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 def decide(probability: float, threshold: float) -> int: ...
 @overload
 def decide(probability: NDArray[np.floating[Any]], threshold: float) -> NDArray[np.int64]: ...
-def decide(probability: float | NDArray[np.floating[Any]], threshold: float) -> int | NDArray[np.int64]:
+def decide(
+    probability: float | NDArray[np.floating[Any]], threshold: float
+) -> int | NDArray[np.int64]:
     """Decide the class of each image.
 
     Args:
