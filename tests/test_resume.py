@@ -139,8 +139,9 @@ def test_a_checkpoint_of_other_settings_or_damaged_is_refused(
 
 def interrupt_epoch(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     """Interrupt the process once, while it reports an epoch for the n-th time."""
-    from pneumonia.search import single, worker
+    from pneumonia.search import worker
     from pneumonia.tracking.epochs import log_epoch
+    from pneumonia.workflows import train as workflow
 
     calls = []
 
@@ -150,7 +151,7 @@ def interrupt_epoch(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
         if len(calls) == number:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    for module in (single, worker):
+    for module in (workflow, worker):
         monkeypatch.setattr(module, "log_epoch", interrupted)
 
 

@@ -63,6 +63,11 @@ def progress(doing: str) -> Any:
     return show
 
 
+def print_run(run_id: str) -> None:
+    """Print the id of the MLflow run that a command logs to."""
+    click.echo(f"run       {run_id}")
+
+
 def _fail(ctx: click.Context, message: str, code: int, error: Exception) -> Never:
     if os.environ.get("PNEUMONIA_DEBUG"):
         raise error

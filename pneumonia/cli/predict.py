@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from pneumonia.cli.group import progress
+from pneumonia.cli.group import print_run, progress
 from pneumonia.cli.options import flag, tracking_options, tracking_uri_option
 
 _MODEL_URI = click.option(
@@ -157,32 +157,22 @@ def evaluate(
     pneumonia evaluate --model-uri models:/resnet34/1 --data chest_xray --split test
     """
     from pneumonia.tracking.models import load_model
-    from pneumonia.tracking.runs import parent_run
-    from pneumonia.tracking.store import choose_experiment, connect
-    from pneumonia.workflows.evaluate import evaluate_model
+    from pneumonia.tracking.store import connect
+    from pneumonia.workflows.evaluate import evaluate as run
 
     connect(tracking_uri)
-    choose_experiment(experiment_name)
-    model = load_model(model_uri)
-    from pneumonia.config.data import DataSettings
-
-    settings = DataSettings(
-        data=data,
-        classes=classes or ",".join(model.config.class_names),
-        skip_unreadable=bool(skip_unreadable),
+    metrics, intervals = run(
+        load_model(model_uri),
+        data,
+        split=split,
+        classes=classes,
+        skip_unreadable=skip_unreadable,
+        threshold=threshold,
+        device=device,
+        experiment_name=experiment_name,
+        progress=progress("preparing"),
+        on_run=print_run,
     )
-    name = f"evaluate-{model.config.network}-{split}"
-    with parent_run(name, {"kind": "evaluate", "network": model.config.network}) as run:
-        metrics, intervals = evaluate_model(
-            run,
-            model,
-            settings,
-            split,
-            threshold=threshold,
-            device=device,
-            progress=progress("preparing"),
-        )
-        click.echo(f"run                {run.id}")
     for key, value in metrics.items():
         low_high = intervals.get(key)
         interval = f"  ({low_high[0]:.4f}–{low_high[1]:.4f})" if low_high else ""

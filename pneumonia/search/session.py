@@ -22,10 +22,9 @@ from pneumonia.search.study import (
     open_study,
 )
 from pneumonia.search.winner import reopen, result_of
-from pneumonia.tracking.run_config import RunConfig
+from pneumonia.tracking.run_config import RunConfig, log_run_config
 from pneumonia.tracking.runs import Run, continue_run, left_running, start_run
 from pneumonia.tracking.store import chosen_experiment_id
-from pneumonia.workflows.train import log_beginning
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,12 +146,10 @@ def _prepare(study: optuna.Study, run_config: RunConfig, data: DataSet, run: Run
     """Log the beginning, and fill the queue; the study is ready once it names its run."""
     search = run_config.search
     try:
-        run_config.keep(run)
-        log_beginning(run, run_config, data)
+        log_run_config(run, run_config, data)
     except KeyboardInterrupt:
         run.end("KILLED")
         raise
-    run.log_parameters({"experiment": run_config.experiment.name, "trials": search.trials})
     queue, claims = queue_of(study, search.storage), _claims(study, run, search.storage)
     claims.fill(1)
     # The experiment's own settings first: a search never ends worse than they are.

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pneumonia.config.data import DEMO
 from pneumonia.config.training import TrainingSettings
 from pneumonia.data.dataset import DataSet, Images
 from pneumonia.evaluation.decide import decide
@@ -43,12 +44,14 @@ class TrainingResult:
         intervals: 95 % intervals of some of them.
         model_uri: The registered version's URI, or the logged model's.
         verdict: What became of the champion, or that nothing was registered.
+        synthetic: Whether the images were drawn, not taken.
     """
 
     test: Mapping[str, float]
     intervals: Mapping[str, tuple[float, float]]
     model_uri: str
     verdict: str
+    synthetic: bool = False
 
     def as_json(self) -> dict[str, Any]:
         """What JSON can hold of it, which is all."""
@@ -71,6 +74,7 @@ def log_result(
 ) -> TrainingResult:
     """Score the winner once on the test images, and log metrics, figures and model."""
     names = data.settings.class_names
+    synthetic = data.settings.data == DEMO
     run.log_figure(learning_curves(trained.history, best_epoch=trained.best_epoch), "curves")
     run.log_metrics(
         {
@@ -85,7 +89,7 @@ def log_result(
     example = images["test"].files[0].path.read_bytes()
     uri = log_model(run, trained.network.cpu(), config, step=trained.best_epoch, example=example)
     if not register_winner:
-        return TrainingResult(test, intervals, uri, "not registered, as asked")
+        return TrainingResult(test, intervals, uri, "not registered, as asked", synthetic)
     tags = {
         "data.digest": data.digest,
         "data.validation": data.role_digest("validation"),
@@ -101,7 +105,7 @@ def log_result(
         value=trained.best[f"val/{settings.metric}"],
         higher_is_better=settings.higher_is_better,
     )
-    return TrainingResult(test, intervals, uri, verdict)
+    return TrainingResult(test, intervals, uri, verdict, synthetic)
 
 
 def log_scores(

@@ -11,6 +11,7 @@ from pneumonia.config.data import DEMO, DataSettings
 from pneumonia.config.experiment import Experiment
 from pneumonia.config.space import Dimension
 from pneumonia.config.training import TrainingSettings
+from pneumonia.data.dataset import DataSet
 from pneumonia.errors import UsageError
 from pneumonia.search.study import SearchSettings
 from pneumonia.tracking.local_state import LocalState
@@ -63,6 +64,16 @@ class RunConfig:
         }
         run.local.write_run_config(content)
         run.log_text(json.dumps(content, indent=1), _FILE)
+
+
+def log_run_config(run: Run, run_config: RunConfig, data: DataSet) -> None:
+    """Log what is known before the first epoch: the data, and all resolved settings."""
+    experiment, search = run_config.experiment, run_config.search
+    run_config.keep(run)
+    run.log_data_set(data)
+    run.log_parameters(as_parameters(experiment.training))
+    run.log_parameters(as_parameters(experiment.data))
+    run.log_parameters({"experiment": experiment.name, "trials": search.trials})
 
 
 def kept_tracking_uri(run_id: str) -> str | None:

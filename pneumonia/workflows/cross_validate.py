@@ -2,15 +2,17 @@
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 
 from pneumonia.config.checking import as_parameters
-from pneumonia.config.experiment import Experiment
+from pneumonia.config.experiment import Experiment, load_experiment
+from pneumonia.data.cache import Progress
 from pneumonia.data.dataset import DataSet, Images
 from pneumonia.data.splits import patient_folds
 from pneumonia.evaluation.decide import decide
@@ -18,11 +20,53 @@ from pneumonia.evaluation.figures import confusion_matrices, roc_and_precision_r
 from pneumonia.evaluation.metrics import classification_metrics
 from pneumonia.evaluation.predict import predict_probabilities
 from pneumonia.tracking.epochs import log_epoch
-from pneumonia.tracking.runs import Run
+from pneumonia.tracking.runs import Run, parent_run
+from pneumonia.tracking.store import choose_experiment, connect
 from pneumonia.training.device import choose_engine
 from pneumonia.training.loop import train
+from pneumonia.workflows.prepare import load_data
 
 Summary = Mapping[str, tuple[float, float, float]]
+
+
+def cross_validate(
+    *,
+    experiment: str = "auto",
+    folds: int = 5,
+    tracking_uri: str | None = None,
+    experiment_name: str = "Default",
+    progress: Progress | None = None,
+    on_run: Callable[[str], None] | None = None,
+    **settings: Any,
+) -> Summary:
+    """Train once a fold, and score each image by the network that did not see its patient.
+
+    Args:
+        experiment: Name of an experiment file, path of one, or ``auto``.
+        folds: Number of folds, at least 2.
+        tracking_uri: MLflow tracking URI; then ``MLFLOW_TRACKING_URI``; then ``./mlflow.db``.
+        experiment_name: MLflow experiment to log to.
+        progress: Called with the number of images decoded so far, and of all.
+        on_run: Called with the id of the MLflow run as soon as there is one.
+        **settings: Training and data settings by name; the others are the experiment's.
+
+    Returns:
+        For each metric its mean over folds, its standard deviation, and the value over all
+        out-of-fold predictions pooled.
+
+    Raises:
+        PneumoniaError: A setting, the data, training or the tracking store failed.
+    """
+    chosen = load_experiment(experiment, settings)
+    connect(tracking_uri)
+    choose_experiment(experiment_name)
+    data = load_data(chosen, progress)
+    network = chosen.training.network
+    tags = {"network": network, "kind": "cross-validation"}
+    with parent_run(f"{network}-{data.name}-cv{folds}", tags) as run:
+        if on_run is not None:
+            on_run(run.id)
+        return run_cross_validation(run, chosen, data, folds)
 
 
 def run_cross_validation(run: Run, experiment: Experiment, data: DataSet, n_folds: int) -> Summary:

@@ -1,6 +1,6 @@
 """A registered model on labelled images, in a run of its own."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from pneumonia.config.data import DataSettings
 from pneumonia.config.training import TrainingSettings
@@ -10,9 +10,59 @@ from pneumonia.data.dataset import find_readable, images_of
 from pneumonia.errors import DataError, UsageError, nearest
 from pneumonia.tracking.models import LoadedModel
 from pneumonia.tracking.results import log_scores
-from pneumonia.tracking.runs import Run
+from pneumonia.tracking.runs import Run, parent_run
+from pneumonia.tracking.store import choose_experiment
 
 _SPLITS = ("train", "val", "test", "all")
+
+
+def evaluate(
+    model: LoadedModel,
+    data: str,
+    *,
+    split: str = "test",
+    classes: str = "",
+    skip_unreadable: bool = False,
+    threshold: float | None = None,
+    device: str = "auto",
+    experiment_name: str = "Default",
+    progress: Progress | None = None,
+    on_run: Callable[[str], None] | None = None,
+) -> tuple[dict[str, float], Mapping[str, tuple[float, float]]]:
+    """Score a model on labelled images, in an MLflow run that is linked to it.
+
+    Args:
+        model: The model, as ``load_model`` returns it.
+        data: Data set folder, or ``demo``.
+        split: ``train``, ``val``, ``test``, or ``all`` of it.
+        classes: Names of the two class folders; the model's own by default.
+        skip_unreadable: Whether to leave unreadable images out.
+        threshold: Lowest probability called positive, 0–1; the model's own by default.
+        device: Where to compute.
+        experiment_name: MLflow experiment to log to.
+        progress: Called with the number of images decoded so far, and of all.
+        on_run: Called with the id of the MLflow run as soon as there is one.
+
+    Returns:
+        Metrics, and 95 % intervals of some of them.
+
+    Raises:
+        DataError: There are no such images.
+        UsageError: There is no such split.
+    """
+    choose_experiment(experiment_name)
+    settings = DataSettings(
+        data=data,
+        classes=classes or ",".join(model.config.class_names),
+        skip_unreadable=skip_unreadable,
+    )
+    tags = {"kind": "evaluate", "network": model.config.network}
+    with parent_run(f"evaluate-{model.config.network}-{split}", tags) as run:
+        if on_run is not None:
+            on_run(run.id)
+        return evaluate_model(
+            run, model, settings, split, threshold=threshold, device=device, progress=progress
+        )
 
 
 def evaluate_model(

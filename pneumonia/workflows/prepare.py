@@ -1,49 +1,53 @@
-"""What is done before training starts: all that may fail fails here."""
+"""Validate options, data and the device before anything is trained."""
 
-from typing import TYPE_CHECKING, Any
+import logging
+from typing import Any
 
-import click
+from pneumonia.config.checking import as_parameters
+from pneumonia.config.data import DEMO
+from pneumonia.config.experiment import Experiment
+from pneumonia.data.cache import Progress
+from pneumonia.data.dataset import DataSet, load_data_set
+from pneumonia.tracking.store import tracking_uri
+from pneumonia.training.device import choose_engine
+from pneumonia.training.distributed import torchrun_ranks
 
-from pneumonia.cli.group import progress
-
-if TYPE_CHECKING:
-    from pneumonia.config.experiment import Experiment
-    from pneumonia.data.dataset import DataSet
+log = logging.getLogger(__name__)
 
 
-def load_data(experiment: "Experiment", *, told: bool = False) -> "DataSet":
-    """Check the device, and find, decode and split the images; say what is about to run.
+def load_data(
+    experiment: Experiment, progress: Progress | None = None, *, quiet: bool = False
+) -> DataSet:
+    """Check the device, and find, decode and split the images; log what is about to run.
 
     Args:
         experiment: What is about to run.
-        told: Whether the process that began the run has said so already.
-    """
-    from pneumonia.config.checking import as_parameters
-    from pneumonia.config.data import DEMO
-    from pneumonia.data.dataset import load_data_set
-    from pneumonia.tracking.store import tracking_uri
-    from pneumonia.training.device import choose_engine
-    from pneumonia.training.distributed import torchrun_ranks
+        progress: Called with the number of images decoded so far, and of all.
+        quiet: Whether the process that started the run has logged that already.
 
+    Raises:
+        PneumoniaError: The device or the data cannot be used.
+    """
     training = experiment.training
     engine = choose_engine(training.device, training.precision)
-    if told:
+    if quiet:
         return load_data_set(experiment.data, training.preprocessing)
     if experiment.data.data == DEMO:
-        click.echo("No --data given: using synthetic X-rays, made on the spot.", err=True)
-    loaded = load_data_set(experiment.data, training.preprocessing, progress("preparing"))
-    click.echo(f"experiment {experiment.name}, tracked in {tracking_uri()}", err=True)
+        log.info("No --data given: using synthetic X-rays, made on the spot.")
+    data = load_data_set(experiment.data, training.preprocessing, progress)
+    log.info("experiment %s, tracked in %s", experiment.name, tracking_uri())
     settings: dict[str, Any] = {**as_parameters(experiment.data), **as_parameters(training)}
     for key, value in settings.items():
-        click.echo(f"  {key} = {value}", err=True)
-    click.echo(f"  running on {engine.device} in {engine.precision}", err=True)
+        log.info("  %s = %s", key, value)
+    log.info("  running on %s in %s", engine.device, engine.precision)
     ranks = torchrun_ranks()
     if ranks.size > 1:
-        share, rate = ranks.share_of(training.batch_size), training.learning_rate
-        click.echo(
-            f"  {ranks.size} processes: batches of {training.batch_size} images, {share} each; "
-            f"learning rate {rate:g} as with one",
-            err=True,
+        log.info(
+            "  %d processes: batches of %d images, %d each; learning rate %g as with one",
+            ranks.size,
+            training.batch_size,
+            ranks.share_of(training.batch_size),
+            training.learning_rate,
         )
-    click.echo(f"{loaded.root}\n{loaded.report()}", err=True)
-    return loaded
+    log.info("%s\n%s", data.root, data.report())
+    return data

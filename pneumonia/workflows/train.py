@@ -1,48 +1,214 @@
-"""One training run, from its first epoch or its last checkpoint to the registered model."""
+"""``pneumonia train``: one training run or a search, started, joined or resumed."""
 
 import logging
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
-from pneumonia.config.checking import as_parameters
+from pneumonia.config.experiment import load_experiment
 from pneumonia.data.cache import Progress
-from pneumonia.data.dataset import DataSet
+from pneumonia.data.dataset import DataSet, load_data_set
+from pneumonia.errors import UsageError
+from pneumonia.search import session
+from pneumonia.search.launch import launch_workers
+from pneumonia.search.run import run_search
+from pneumonia.search.storage import storage_url
+from pneumonia.search.study import SearchSettings
 from pneumonia.tracking.epochs import checkpoint_of, log_epoch
 from pneumonia.tracking.results import TrainingResult, description, log_result
-from pneumonia.tracking.run_config import RunConfig
-from pneumonia.tracking.runs import Run
-from pneumonia.training.distributed import ALONE, Ranks
-from pneumonia.training.loop import train
+from pneumonia.tracking.run_config import (
+    RunConfig,
+    kept_tracking_uri,
+    log_run_config,
+    run_config_to_resume,
+)
+from pneumonia.tracking.runs import Run, continue_run, run_context, start_run
+from pneumonia.tracking.store import choose_experiment, connect
+from pneumonia.training import loop
+from pneumonia.training.device import choose_engine
+from pneumonia.training.distributed import ALONE, Ranks, joined, torchrun_ranks
+from pneumonia.workflows.prepare import load_data
 
 log = logging.getLogger(__name__)
 
+OnRun = Callable[[str], None]
 
-def run_training(
+
+def train(
+    *,
+    experiment: str = "auto",
+    trials: int = 1,
+    study: str = "",
+    storage: str = "",
+    timeout: float | None = None,
+    pruner: str = "median",
+    keep_checkpoints: str = "winner",
+    jobs: int = 1,
+    join: bool = False,
+    resume: bool = False,
+    register: bool = True,
+    tracking_uri: str | None = None,
+    experiment_name: str = "Default",
+    progress: Progress | None = None,
+    on_run: OnRun | None = None,
+    **settings: Any,
+) -> TrainingResult | None:
+    """Train a network, or search for the best settings, and register the winner.
+
+    Args:
+        experiment: Name of an experiment file, path of one, or ``auto``.
+        trials: Trials of the search; 1 trains once with the fixed settings.
+        study: Name of the Optuna study.
+        storage: Optuna storage URL; empty is ``optuna.db`` in the working directory.
+        timeout: Seconds after which no new trial starts.
+        pruner: ``median``, ``hyperband`` or ``none``.
+        keep_checkpoints: ``winner`` or ``all``.
+        jobs: Worker processes of a search on this machine.
+        join: Whether to work on the study beside other workers; the first one creates it.
+        resume: Whether to continue the study.
+        register: Whether to register the winner.
+        tracking_uri: MLflow tracking URI; then ``MLFLOW_TRACKING_URI``; then ``./mlflow.db``.
+        experiment_name: MLflow experiment to log to.
+        progress: Called with the number of images decoded so far, and of all.
+        on_run: Called with the id of the MLflow run as soon as there is one.
+        **settings: Training and data settings by name, such as ``data`` and ``epochs``; the
+            others are the experiment's.
+
+    Returns:
+        The result; None where ``timeout`` has passed and other workers continue, and on all ranks
+        but the first under torchrun.
+
+    Raises:
+        PneumoniaError: A setting, the data, training or the tracking store failed.
+        KeyboardInterrupt: The run was interrupted; it can be resumed.
+    """
+    if (resume or join) and not study:
+        raise UsageError(
+            f"--{'join' if join else 'resume'} needs the name of the study: add --study NAME"
+        )
+    run_config = RunConfig(
+        experiment=load_experiment(experiment, settings),
+        search=SearchSettings(
+            trials=trials,
+            timeout=timeout,
+            study=study,
+            storage=storage_url(storage),
+            pruner=pruner,
+            keep_checkpoints=keep_checkpoints,
+        ),
+        register_winner=register,
+    )
+    if trials > 1 or jobs > 1:
+        run_config = run_config.named()
+    if torchrun_ranks().is_first:
+        connect(tracking_uri)
+        choose_experiment(experiment_name)
+    start = "join" if join else "resume" if resume else "begin"
+    return _run(run_config, start, jobs=jobs, progress=progress, on_run=on_run)
+
+
+def resume_run(
+    run_id: str,
+    *,
+    join: bool = False,
+    jobs: int = 1,
+    tracking_uri: str | None = None,
+    progress: Progress | None = None,
+    on_run: OnRun | None = None,
+) -> TrainingResult | None:
+    """Continue a run that was stopped, with the settings it was started with.
+
+    Args:
+        run_id: The MLflow run of a training or a search.
+        join: Whether this process is one worker beside others.
+        jobs: Worker processes of a search on this machine.
+        tracking_uri: MLflow tracking URI; then the one the run was started with.
+        progress: Called with the number of images decoded so far, and of all.
+        on_run: Called with the id of the run that continues.
+
+    Returns:
+        As ``train``.
+
+    Raises:
+        PneumoniaError: The run cannot be continued, or training failed.
+        KeyboardInterrupt: The run was interrupted; it can be resumed again.
+    """
+    first = torchrun_ranks().is_first
+    if first:
+        connect(tracking_uri or kept_tracking_uri(run_id))
+    run_config = run_config_to_resume(run_id, local=not first)
+    start = "join" if join else "resume"
+    return _run(run_config, start, run_id=run_id, jobs=jobs, progress=progress, on_run=on_run)
+
+
+def _run(
+    run_config: RunConfig,
+    start: str,
+    *,
+    run_id: str = "",
+    jobs: int,
+    progress: Progress | None,
+    on_run: OnRun | None,
+) -> TrainingResult | None:
+    ranks = torchrun_ranks()
+    if ranks.size > 1 and run_config.searching:
+        raise UsageError("torchrun trains one network: start a search without it")
+    if not ranks.is_first:
+        _train_as_follower(run_config)
+        return None
+    data = load_data(run_config.experiment, progress, quiet=bool(run_id) and start == "join")
+    on_run = on_run or (lambda _run_id: None)
+    if run_config.searching:
+        result = _search(run_config, data, start, run_id, jobs, progress, on_run)
+        if result is None:
+            log.info("The timeout has passed; other workers continue the study.")
+        return result
+    return _train_once(run_config, data, run_id, progress, on_run)
+
+
+def _train_once(
+    run_config: RunConfig, data: DataSet, run_id: str, progress: Progress | None, on_run: OnRun
+) -> TrainingResult:
+    training = run_config.experiment.training
+    device = choose_engine(training.device, training.precision).device
+    # All ranks join before the run is created: if one cannot, no run is left behind.
+    with joined(device) as ranks:
+        if run_id:
+            run = continue_run(run_id, alone=True)
+        else:
+            run = start_run(
+                f"{training.network}-{data.name}",
+                {"network": training.network, "kind": "train", "world_size": str(ranks.size)},
+            )
+        on_run(run.id)
+        try:
+            with run.local.alone(), run_context(run):
+                return train_run(run, run_config, data, ranks, progress)
+        except KeyboardInterrupt:
+            _log_resume_command(run.id)
+            raise
+
+
+def train_run(
     run: Run,
     run_config: RunConfig,
     data: DataSet,
     ranks: Ranks = ALONE,
     progress: Progress | None = None,
 ) -> TrainingResult:
-    """Train with the fixed settings; then score, log and register. Rank 0 calls this.
+    """Train with the fixed settings, then score, log and register the network. Rank 0 calls this.
 
     Raises:
         TrainingError: Training failed.
         TrackingError: The tracking store went away and did not come back.
     """
-    experiment, settings = run_config.experiment, run_config.experiment.training
-    run_config.keep(run)
-    log_beginning(run, run_config, data)
-    run.log_parameters({"experiment": experiment.name, "trials": 1})
+    settings = run_config.experiment.training
+    log_run_config(run, run_config, data)
     images = data.open(settings.preprocessing, progress)
     checkpoint = checkpoint_of(run, settings, data)
-    trained = train(settings, images, partial(log_epoch, run, settings), checkpoint, ranks)
+    trained = loop.train(settings, images, partial(log_epoch, run, settings), checkpoint, ranks)
     if trained.remarks:
         run.log_text("\n".join(trained.remarks) + "\n", "weights.txt")
-        log.info(
-            "initial weights: %d tensors did not match, such as %s",
-            len(trained.remarks),
-            trained.remarks[0],
-        )
     run.log_checkpoint(trained.network.state_dict(), data.settings.class_names)
     result = log_result(
         run, data, images, settings, trained, register_winner=run_config.register_winner
@@ -52,8 +218,45 @@ def run_training(
     return result
 
 
-def log_beginning(run: Run, run_config: RunConfig, data: DataSet) -> None:
-    """Log what is known before the first epoch: the data, and all resolved settings."""
-    run.log_data_set(data)
-    run.log_parameters(as_parameters(run_config.experiment.training))
-    run.log_parameters(as_parameters(run_config.experiment.data))
+def _train_as_follower(run_config: RunConfig) -> None:
+    """Train in step with rank 0, which alone logs: the same settings and images, silently."""
+    logging.getLogger("pneumonia").setLevel(logging.ERROR)
+    training = run_config.experiment.training
+    device = choose_engine(training.device, training.precision).device
+    images = load_data_set(run_config.experiment.data, training.preprocessing).open(
+        training.preprocessing
+    )
+    with joined(device) as ranks:
+        loop.train(training, images, lambda _epoch: None, ranks=ranks)
+
+
+def _search(
+    run_config: RunConfig,
+    data: DataSet,
+    start: str,
+    run_id: str,
+    jobs: int,
+    progress: Progress | None,
+    on_run: OnRun,
+) -> TrainingResult | None:
+    training, search = run_config.experiment.training, run_config.search
+    name = f"{training.network}-{data.name}-x{search.trials}"
+    tags = {"network": training.network, "kind": "search", "study": search.study}
+    if start == "resume":
+        opened = session.resume(run_config, data, name, tags, run_id)
+    elif start == "join":
+        opened = session.join(run_config, data, name, tags)
+    else:
+        opened = session.begin(run_config, data, name, tags)
+    on_run(opened.run.id)
+    try:
+        if jobs > 1:
+            return launch_workers(opened, jobs)
+        return run_search(opened, run_config, data, progress)
+    except KeyboardInterrupt:
+        _log_resume_command(opened.run.id)
+        raise
+
+
+def _log_resume_command(run_id: str) -> None:
+    log.info("Resume it with: pneumonia train --resume %s", run_id)
