@@ -25,12 +25,15 @@ from pneumonia.config.training import TrainingSettings
 from pneumonia.data.dataset import load_data_set, preprocessing_of
 from pneumonia.evaluation.metrics import classification_metrics
 from pneumonia.tracking.epochs import log_epoch
-from pneumonia.tracking.models import ModelConfig, log_model, register
+from pneumonia.tracking.models import ModelConfig, log_model
+from pneumonia.tracking.registry import register
 from pneumonia.tracking.runs import start_run
 from pneumonia.tracking.store import choose_experiment, connect
 from pneumonia.training.checkpoint import Epoch
 from pneumonia.training.loop import build_network
 from tests.faults.server import Server
+
+_VALIDATION = {"auc": 0.9, "sensitivity": 0.9, "specificity": 0.8, "balanced_accuracy": 0.85}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +74,7 @@ class Measured:
         logged = log_model(run, network, config, step=epochs, example=example)
         self.logging.append(time.perf_counter() - started)
         started = time.perf_counter()
-        register(logged, run, config, tags={}, metric="auc", value=0.9, higher_is_better=True)
+        register(logged, run, config.network, metric="auc", validation=_VALIDATION, tags={})
         self.register_winner.append(time.perf_counter() - started)
         run.end("FINISHED")
 

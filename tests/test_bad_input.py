@@ -412,6 +412,7 @@ def test_a_model_that_is_not_ours_is_refused_and_its_code_not_run(
     folder = tmp_path / "model"
     if config is not None:
         (folder / "artifacts").mkdir(parents=True)
+        (folder / "MLmodel").touch()
         (folder / "artifacts" / "config.json").write_text(config)
         (folder / "artifacts" / "weights.pt").write_bytes(weights)
     else:

@@ -46,7 +46,7 @@ def test_a_training_run_holds_everything(trained: SimpleNamespace) -> None:
     }
     checkpoints = {item.path for item in client.list_artifacts(run.info.run_id, "checkpoints")}
     assert checkpoints == {"checkpoints/best.pt", "checkpoints/class_indices.json"}
-    version = client.get_model_version_by_alias("resnet34", "champion")
+    version = client.get_model_version("resnet34", "1")
     assert version.run_id == run.info.run_id
     assert version.tags["data.digest"] == run.data.tags["data.digest"]
     assert "models:/resnet34/1" in run.data.tags["mlflow.note.content"]

@@ -11,6 +11,7 @@ from pneumonia.cli.cross_validate import cross_validate
 from pneumonia.cli.doctor import doctor
 from pneumonia.cli.group import ErrorReportingGroup
 from pneumonia.cli.predict import evaluate, explain, predict
+from pneumonia.cli.promote import promote
 from pneumonia.cli.study import study
 from pneumonia.cli.sync import sync
 from pneumonia.cli.train import train
@@ -51,6 +52,7 @@ for command in (
     evaluate,
     predict,
     explain,
+    promote,
     ui,
     demo,
     doctor,

@@ -7,6 +7,21 @@ from pydantic import Field
 
 from pneumonia.config.settings import Settings
 
+Metric = Literal["auc", "accuracy", "balanced_accuracy", "average_precision", "f1", "loss"]
+"""Validation metrics that may choose the best epoch and trial."""
+
+
+def is_better(metric: str, value: float, best: float | None) -> bool:
+    """Whether a value of a metric beats the best so far; a NaN never does, and loses to any number.
+
+    More is better but for ``loss``.
+    """
+    if math.isnan(value):
+        return False
+    if best is None or math.isnan(best):
+        return True
+    return value < best if metric == "loss" else value > best
+
 
 class TrainingSettings(Settings):
     """How to train. Each field is a key of an experiment file and an option of the commands."""
@@ -53,8 +68,8 @@ class TrainingSettings(Settings):
         le=10_000,
         description="Epochs without a better metric to stop after; 0 is never.",
     )
-    metric: Literal["auc", "accuracy", "balanced_accuracy", "average_precision", "f1", "loss"] = (
-        Field(default="auc", description="Validation metric that chooses the best epoch and trial.")
+    metric: Metric = Field(
+        default="auc", description="Validation metric that chooses the best epoch and trial."
     )
     seed: int = Field(default=0, ge=0, le=2**31 - 1, description="Seed of training.")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(
@@ -70,7 +85,5 @@ class TrainingSettings(Settings):
         return self.metric != "loss"
 
     def better(self, value: float, best: float | None) -> bool:
-        """Whether a value of the chosen metric beats the best so far; a NaN never does."""
-        if math.isnan(value):
-            return False
-        return best is None or (value > best if self.higher_is_better else value < best)
+        """Whether a value of the chosen metric beats the best so far; see ``is_better``."""
+        return is_better(self.metric, value, best)

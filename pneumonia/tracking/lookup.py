@@ -5,6 +5,7 @@ from mlflow.exceptions import MlflowException
 
 from pneumonia.errors import TrackingError
 from pneumonia.tracking.outbox import outbox
+from pneumonia.tracking.paging import search_all
 from pneumonia.tracking.runs import Run
 from pneumonia.tracking.store import tracking_uri
 
@@ -16,24 +17,19 @@ def runs_at_work() -> list[Run]:
         TrackingError: The store does not answer.
     """
     client = outbox().client
-    runs: list[Run] = []
     try:
-        identifiers = [experiment.experiment_id for experiment in client.search_experiments()]
-        token = None
-        while identifiers:
-            page = client.search_runs(
-                identifiers,
-                "attributes.status = 'RUNNING'",
-                order_by=["attributes.start_time", "attributes.run_id"],
-                page_token=token,
-            )
-            runs += map(Run, page)
-            token = page.token
-            if not token:
-                break
+        identifiers = [item.experiment_id for item in search_all(client.search_experiments)]
+        if not identifiers:
+            return []
+        found = search_all(
+            client.search_runs,
+            identifiers,
+            "attributes.status = 'RUNNING'",
+            order_by=["attributes.start_time", "attributes.run_id"],
+        )
+        return [Run(run) for run in found]
     except (MlflowException, OSError) as error:
         raise _no_answer(error) from error
-    return runs
 
 
 def existing_run(run_id: str) -> Run | None:

@@ -14,7 +14,7 @@ from filelock import FileLock
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from pneumonia.config.training import METRICS
+from pneumonia.config.training import is_better
 from pneumonia.errors import CheckError, ModelError, UsageError
 from pneumonia.tracking.local_state import state_folder
 from pneumonia.tracking.model_uris import find_version, locate_model
@@ -137,31 +137,25 @@ def _compare(version: ModelVersion, holder: ModelVersion | None) -> tuple[bool, 
     """Whether a version beats the one that has the alias, and the reason."""
     metric = version.tags.get("metric", "")
     value = _value(version, metric)
-    if reason := _not_a_number(version, metric, value) or _one_class(version):
+    if math.isnan(value):
+        return False, f"version {version.version} has no validation metric that is a number"
+    if reason := _one_class(version):
         return False, reason
     if holder is None:
         return True, "no version had the alias"
     if reason := _incomparable(version, holder):
         return False, reason
     held = _value(holder, metric)
-    better = math.isnan(held) or (value > held if METRICS[metric] else value < held)
-    return better, (
+    return is_better(metric, value, held), (
         f"validation {metric} of version {version.version} is {value:.4f}, "
         f"of version {holder.version} {held:.4f}"
     )
 
 
-def _not_a_number(version: ModelVersion, metric: str, value: float) -> str:
-    if metric in METRICS and math.isnan(value):
-        return f"the validation {metric} of version {version.version} is not a number"
-    return ""
-
-
 def _incomparable(version: ModelVersion, holder: ModelVersion) -> str:
     """Why two versions cannot be compared; empty where they can."""
-    for one in (version, holder):
-        if one.tags.get("metric") not in METRICS:
-            return f"version {one.version} does not say how it was validated"
+    if "metric" not in holder.tags:
+        return f"version {holder.version} does not say how it was validated"
     if version.tags.get("data.validation") != holder.tags.get("data.validation"):
         return (
             f"versions {version.version} and {holder.version} were validated on different images, "

@@ -27,7 +27,8 @@ from pneumonia.evaluation.grad_cam import grad_cam
 from pneumonia.evaluation.metrics import classification_metrics, confidence_intervals
 from pneumonia.evaluation.predict import predict_probabilities
 from pneumonia.networks.registry import network_named
-from pneumonia.tracking.models import ModelConfig, log_model, register
+from pneumonia.tracking.models import ModelConfig, log_model
+from pneumonia.tracking.registry import register
 from pneumonia.tracking.runs import Run
 from pneumonia.training.device import choose_engine
 from pneumonia.training.loop import Trained
@@ -90,20 +91,19 @@ def log_result(
     uri = log_model(run, trained.network.cpu(), config, step=trained.best_epoch, example=example)
     if not register_winner:
         return TrainingResult(test, intervals, uri, "not registered, as asked", synthetic)
-    tags = {
-        "data.digest": data.digest,
-        "data.validation": data.role_digest("validation"),
-        "data": data.name,
-        **{f"test.{key}": f"{test[key]:.4f}" for key in _SCORED_IN},
-    }
     uri, verdict = register(
         uri,
         run,
-        config,
-        tags=tags,
+        settings.network,
         metric=settings.metric,
-        value=trained.best[f"val/{settings.metric}"],
-        higher_is_better=settings.higher_is_better,
+        validation=_named(trained.best, "val/"),
+        tags={
+            "data.digest": data.digest,
+            "data.validation": data.role_digest("validation"),
+            "data.synthetic": str(synthetic).lower(),
+            "data": data.name,
+            **{f"test.{key}": f"{test[key]:.4f}" for key in _SCORED_IN},
+        },
     )
     return TrainingResult(test, intervals, uri, verdict, synthetic)
 
@@ -218,3 +218,8 @@ def _explained(
         Example(e.image, e.truth, e.predicted, e.probability, e.name, heat)
         for e, heat in zip(examples, heats, strict=True)
     ]
+
+
+def _named(metrics: Mapping[str, float], prefix: str) -> dict[str, float]:
+    """The metrics of one role, without its prefix."""
+    return {k.removeprefix(prefix): v for k, v in metrics.items() if k.startswith(prefix)}

@@ -26,6 +26,7 @@ from pneumonia.errors import TrackingError, UsageError
 from pneumonia.processes import describe_process, is_alive, this_process
 from pneumonia.tracking.local_state import LocalState
 from pneumonia.tracking.outbox import Entry, outbox
+from pneumonia.tracking.paging import search_all
 from pneumonia.tracking.provenance import git_state, versions
 from pneumonia.tracking.store import chosen_experiment_id
 
@@ -287,7 +288,9 @@ def left_running(experiment_id: str, tags: Mapping[str, str]) -> str | None:
     """Identifier of a run with these tags whose process has died, or None."""
     store = outbox()
     found = store.ask(
-        lambda: store.client.search_runs([experiment_id], "attributes.status = 'RUNNING'")
+        lambda: list(
+            search_all(store.client.search_runs, [experiment_id], "attributes.status = 'RUNNING'")
+        )
     )
     for run in found:
         if tags.items() <= run.data.tags.items() and not is_alive(run.data.tags):

@@ -15,6 +15,7 @@ from filelock import FileLock
 from mlflow.exceptions import MlflowException
 
 from pneumonia.errors import TrackingError
+from pneumonia.tracking.paging import search_all
 
 T = TypeVar("T")
 
@@ -201,6 +202,6 @@ def _first_line(error: Exception) -> str:
 def latest_experiment() -> str:
     """Identifier of the experiment with the latest run, or of the first one."""
     client = mlflow.MlflowClient()
-    identifiers = [experiment.experiment_id for experiment in client.search_experiments()]
+    identifiers = [item.experiment_id for item in search_all(client.search_experiments)]
     runs = client.search_runs(identifiers, order_by=["attributes.start_time DESC"], max_results=1)
     return str(runs[0].info.experiment_id) if runs else identifiers[-1]

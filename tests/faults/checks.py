@@ -86,7 +86,7 @@ class Finding:
             f"{i.dataset.name} {i.dataset.digest}"
             for i in (run.inputs.dataset_inputs if run.inputs else [])
         ]
-        version = store.get_model_version_by_alias(network, "champion")
+        version = store.get_model_version(network, "1")
         uri = f"models:/{network}/{version.version}/artifacts/weights.pt"
         return cls(
             {key: metrics[key] for key in sorted(metrics) if not key.startswith("speed/")},
