@@ -24,7 +24,7 @@ from pneumonia.data.decode import Preprocessing
 from pneumonia.data.decode_ahead import decode_ahead
 from pneumonia.errors import DataError
 
-_FORMAT = 1
+_FORMAT = 2
 _SPARE_BYTES = 256 * 2**20
 
 Progress = Callable[[int, int], None]
