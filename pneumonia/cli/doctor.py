@@ -10,8 +10,16 @@ _NOT_WELL = 3
 @click.command()
 @click.option("--fix", is_flag=True, help="Mark or remove what dead processes left behind.")
 @click.option("--storage", default="", help="Optuna storage URL; ./optuna.db by default.")
+@click.option(
+    "--cache-limit",
+    metavar="GIB",
+    type=click.FloatRange(min=0),
+    default=20,
+    show_default=True,
+    help="GiB that image caches may take; --fix removes those used longest ago.",
+)
 @tracking_uri_option
-def doctor(fix: bool, storage: str, tracking_uri: str | None) -> None:
+def doctor(fix: bool, storage: str, cache_limit: float, tracking_uri: str | None) -> None:
     """Check the installation, and find what dead processes left behind.
 
     Runs and trials that count as running, unfinished caches, checkpoints without a run. Exit code
@@ -25,7 +33,7 @@ def doctor(fix: bool, storage: str, tracking_uri: str | None) -> None:
     from pneumonia.doctor.examine import examine
 
     left = wrong = 0
-    for section in examine(tracking_uri, storage):
+    for section in examine(tracking_uri, storage, int(cache_limit * 2**30)):
         click.echo(section.title)
         for remark in section.remarks(fix=fix):
             click.echo(f"  {remark.mark:<7} {remark.text}")

@@ -2,7 +2,9 @@
 
 A cache is a folder named after the content of the images and the preprocessing. It holds
 ``pixels.npy``, uint8 (N, image_size, image_size), and ``index.json``, which gives each image's row
-or the reason why it could not be read. It appears whole or not at all.
+or the reason why it could not be decoded. It appears whole or not at all. Images that another
+cache with the same preprocessing holds are copied from there. The folder's modification time is
+when the cache was last used.
 """
 
 import hashlib
@@ -11,7 +13,8 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,10 +24,10 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from pneumonia.data.decode import Preprocessing
-from pneumonia.data.decode_ahead import decode_ahead
+from pneumonia.data.decode_ahead import ReadFailure, decode_ahead
 from pneumonia.errors import DataError
 
-_FORMAT = 1
+_FORMAT = 2
 _SPARE_BYTES = 256 * 2**20
 
 Progress = Callable[[int, int], None]
@@ -38,7 +41,8 @@ class Cache:
         pixels: Grey levels, uint8 (N, image_size, image_size), memory-mapped; writes do not
             reach the file.
         rows: Row of each readable image, by the digest of its content.
-        unreadable: Reason for each unreadable image, by the digest of its content.
+        unreadable: Reason for each unreadable image, by the digest of its content. Only decoding
+            failures are kept on disk; a file that could not be read is read again next time.
         files: The files asked for, by the digest of their content.
     """
 
@@ -78,14 +82,14 @@ def open_cache(
     folder = folder or default_folder()
     target = folder / _key(files, preprocessing)
     try:
-        if (cache := _read(target, files)) is not None:
+        if (cache := _read_all(target, files)) is not None:
             return cache
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{target}.lock"):
-            if (cache := _read(target, files)) is not None:  # built while we waited
+            if (cache := _read_all(target, files)) is not None:  # built while we waited
                 return cache
             _check_room(folder, len(files), preprocessing.image_size)
-            _build(target, files, preprocessing, progress)
+            failures = _build(target, files, preprocessing, progress)
     except OSError as error:
         raise DataError(
             f"cannot write the image cache {str(folder)!r}: {error.strerror or error}. "
@@ -94,13 +98,28 @@ def open_cache(
     built = _read(target, files)
     if built is None:
         raise DataError(f"the image cache {str(target)!r} vanished while it was opened; try again")
-    return built
+    return replace(built, unreadable={**built.unreadable, **failures})
 
 
 def _key(files: Mapping[str, Path], preprocessing: Preprocessing) -> str:
+    """Name of a cache: 8 hexadecimal digits for the preprocessing, 16 for the images."""
     recipe = {"format": _FORMAT, "pillow": PIL.__version__, **asdict(preprocessing)}
-    content = json.dumps([recipe, sorted(files)], sort_keys=True)
-    return hashlib.blake2b(content.encode(), digest_size=12).hexdigest()
+    return _short_digest(recipe, 4) + _short_digest(sorted(files), 8)
+
+
+def _short_digest(content: object, size: int) -> str:
+    encoded = json.dumps(content, sort_keys=True).encode()
+    return hashlib.blake2b(encoded, digest_size=size).hexdigest()
+
+
+def _read_all(target: Path, files: Mapping[str, Path]) -> Cache | None:
+    """Open a cache that knows all of the files, and note that it was used."""
+    cache = _read(target, files)
+    if cache is None or files.keys() - cache.rows.keys() - cache.unreadable.keys():
+        return None
+    with suppress(OSError):  # another user's cache can be read all the same
+        os.utime(target)
+    return cache
 
 
 def _read(target: Path, files: Mapping[str, Path]) -> Cache | None:
@@ -135,24 +154,30 @@ def _build(
     files: Mapping[str, Path],
     preprocessing: Preprocessing,
     progress: Progress | None,
-) -> None:
+) -> dict[str, str]:
+    """Fill a cache; return why files could not be read, which the cache does not keep."""
     side = preprocessing.image_size
+    known, unreadable = _known_elsewhere(target, files)
+    failures: dict[str, str] = {}
     building = Path(tempfile.mkdtemp(prefix=f"{target.name}.", dir=target.parent))
     try:
         rows: dict[str, int] = {}
-        unreadable: dict[str, str] = {}
         with (building / "pixels.npy").open("wb") as out:
             _write_header(out, (0, side, side))
-            digests = sorted(files)
-            decoded = decode_ahead((files[digest] for digest in digests), preprocessing, window=256)
-            for n_done, (digest, (_, image)) in enumerate(zip(digests, decoded, strict=True), 1):
-                if isinstance(image, str):
+            digests = sorted(files.keys() - unreadable.keys())
+            new = (files[digest] for digest in digests if digest not in known)
+            decoded = decode_ahead(new, preprocessing, window=256)
+            for n_done, digest in enumerate(digests, 1):
+                image = known[digest] if digest in known else next(decoded)[1]
+                if isinstance(image, ReadFailure):
+                    failures[digest] = image
+                elif isinstance(image, str):
                     unreadable[digest] = image
                 else:
                     out.write(image.tobytes())
                     rows[digest] = len(rows)
-                if progress is not None and (n_done % 64 == 0 or n_done == len(files)):
-                    progress(n_done, len(files))
+                if progress is not None and (n_done % 64 == 0 or n_done == len(digests)):
+                    progress(n_done, len(digests))
             out.seek(0)
             _write_header(out, (len(rows), side, side))
         index = {"rows": rows, "unreadable": unreadable}
@@ -162,6 +187,21 @@ def _build(
         building.rename(target)
     finally:
         shutil.rmtree(building, ignore_errors=True)
+    return failures
+
+
+def _known_elsewhere(
+    target: Path, files: Mapping[str, Path]
+) -> tuple[dict[str, NDArray[np.uint8]], dict[str, str]]:
+    """Collect the pixels of images, and reasons of undecodable ones, from caches made alike."""
+    known: dict[str, NDArray[np.uint8]] = {}
+    unreadable: dict[str, str] = {}
+    for other in sorted(target.parent.glob(f"{target.name[:8]}{'?' * 16}")):
+        if (cache := _read(other, files)) is not None:
+            wanted = files.keys() - known.keys()
+            known |= {key: cache.pixels[cache.rows[key]] for key in wanted & cache.rows.keys()}
+            unreadable |= {key: cache.unreadable[key] for key in wanted & cache.unreadable.keys()}
+    return known, unreadable
 
 
 def _write_header(out: BinaryIO, shape: tuple[int, int, int]) -> None:

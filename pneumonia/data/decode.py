@@ -6,6 +6,7 @@ this package, because its source travels with every logged model.
 
 import io
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
@@ -24,8 +25,26 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 """Channel statistics the official ImageNet weights were trained with (torchvision's presets)."""
 
-# We refuse large images ourselves, and earlier than Pillow warns.
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+# Pillow warns of large images, which we refuse, and of damaged metadata, which we do not need.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
+_BIT_DEPTHS = (8, 10, 12, 14, 16)
+"""Bits a pixel that detectors deliver."""
+
+_ORIENTATION_TAG = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What turns an image upright, by EXIF orientation; 1 is upright."""
+
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_NEEDED = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 
 
 class UnreadableImageError(ValueError):
@@ -49,31 +68,28 @@ class Preprocessing:
 def decode(encoded: bytes, preprocessing: Preprocessing) -> NDArray[np.uint8]:
     """Decode a JPEG or PNG file's bytes to a square greyscale image.
 
-    Orientation is taken from EXIF, transparency is laid over black, and 16-bit images keep their
-    upper eight bits. A JPEG much larger than needed is scaled down by its own decoder first.
+    Orientation is taken from EXIF, and transparency is laid over black. A JPEG much larger than
+    needed is scaled down by its own decoder first. Damaged metadata is ignored.
+
+    A 16-bit greyscale file is scaled by the bits that it uses: those that its header gives (PNG's
+    sBIT chunk) if no value needs more, else the least of 8, 10, 12, 14 and 16 bits that holds
+    its largest value. Of these bits the upper eight are kept.
 
     Returns:
         Grey levels, uint8 (image_size, image_size), 0 black to 255 white.
 
     Raises:
         UnreadableImageError: The bytes are no JPEG or PNG, are cut short, or have a size that no
-            radiograph has.
+            radiograph has. No bytes raise anything else.
     """
     side = preprocessing.image_size
     try:
-        with Image.open(io.BytesIO(encoded), formats=("JPEG", "PNG")) as image:
-            _check_size(image)
-            image.draft("L", _at_least_twice(image.size, side))
-            grey = _grey(ImageOps.exif_transpose(image))
-    except UnidentifiedImageError:
-        reason = "the file is empty" if not encoded else "not a JPEG or PNG image"
-        raise UnreadableImageError(reason) from None
+        grey = _decode_grey(encoded, side)
     except UnreadableImageError:
-        raise
-    except Image.DecompressionBombError as error:
-        raise UnreadableImageError(str(error)) from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:  # what Pillow raises on damage
-        raise UnreadableImageError(f"damaged image: {error}") from None
+        needed = _without_metadata(encoded)
+        if needed == encoded:
+            raise
+        grey = _decode_grey(needed, side)
     if preprocessing.resize == "pad":
         grey = ImageOps.pad(grey, (side, side), Image.Resampling.BILINEAR)
     elif grey.size != (side, side):
@@ -104,6 +120,75 @@ def _normalisation(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         return -torch.tensor(IMAGENET_MEAN, device=device) / std, 1 / (255 * std)
 
 
+def _decode_grey(encoded: bytes, side: int) -> Image.Image:
+    """Decode to greyscale, upright, at least twice as large as needed where the file is."""
+    try:
+        with Image.open(io.BytesIO(encoded), formats=("JPEG", "PNG")) as image:
+            _check_size(image)
+            image.draft("L", _at_least_twice(image.size, side))
+            image.load()
+            grey = _grey(image, _significant_bits(encoded))
+            turn = _TURNS.get(_orientation(image))
+    except UnidentifiedImageError:
+        reason = "the file is empty" if not encoded else "not a JPEG or PNG image"
+        raise UnreadableImageError(reason) from None
+    except UnreadableImageError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise UnreadableImageError(str(error)) from None
+    except Exception as error:  # noqa: BLE001 - Pillow raises many types on damaged files
+        raise UnreadableImageError(f"damaged image: {error}") from None
+    return grey if turn is None else grey.transpose(turn)
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, or 1 (upright) where it is missing or damaged."""
+    try:
+        orientation = image.getexif().get(_ORIENTATION_TAG, 1)
+    except Exception:  # noqa: BLE001 - damaged metadata must not make an image unreadable
+        return 1
+    return orientation if isinstance(orientation, int) else 1
+
+
+def _without_metadata(encoded: bytes) -> bytes:
+    """Leave out the parts of a JPEG or PNG file that its pixels do not need."""
+    if encoded.startswith(_PNG_SIGNATURE):
+        kept = [encoded[a:b] for kind, a, b in _png_chunks(encoded) if kind in _PNG_NEEDED]
+        return _PNG_SIGNATURE + b"".join(kept)
+    if not encoded.startswith(b"\xff\xd8"):
+        return encoded
+    kept, start = [encoded[:2]], 2
+    # Segments up to the image data: 0xFF, a marker, and a length that counts itself.
+    while encoded[start : start + 1] == b"\xff" and encoded[start + 1 : start + 2] != b"\xda":
+        marker = encoded[start + 1 : start + 2]
+        end = start + 2 + int.from_bytes(encoded[start + 2 : start + 4], "big")
+        # APP0 (JFIF) and APP14 (Adobe) give the colour space; APP1 to APP13 and comments do not.
+        if not b"\xe1" <= marker <= b"\xed" and marker != b"\xfe":
+            kept.append(encoded[start:end])
+        start = end
+    return b"".join([*kept, encoded[start:]])
+
+
+def _png_chunks(encoded: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Yield the type, start and end of each chunk of a PNG file."""
+    start = len(_PNG_SIGNATURE)
+    while start + 8 <= len(encoded):
+        end = start + 12 + int.from_bytes(encoded[start : start + 4], "big")
+        yield encoded[start + 4 : start + 8], start, end
+        start = end
+
+
+def _significant_bits(encoded: bytes) -> int:
+    """Bits of a sample that the original had, by a PNG file's sBIT chunk; 16 without one."""
+    if encoded.startswith(_PNG_SIGNATURE):
+        for kind, start, end in _png_chunks(encoded):
+            if kind == b"sBIT" and start + 12 < end <= len(encoded):
+                return encoded[start + 8]
+            if kind == b"IDAT":
+                break
+    return 16
+
+
 def _check_size(image: Image.Image) -> None:
     width, height = image.size
     if width * height > LARGEST_PIXELS:
@@ -120,10 +205,14 @@ def _at_least_twice(size: tuple[int, int], side: int) -> tuple[int, int]:
     return max(1, int(size[0] * scale)), max(1, int(size[1] * scale))
 
 
-def _grey(image: Image.Image) -> Image.Image:
+def _grey(image: Image.Image, header_bits: int) -> Image.Image:
     if image.mode.startswith("I"):  # 16 bits, which convert("L") would clip
-        levels = np.asarray(image).astype(np.int64)
-        return Image.fromarray((levels.clip(0, 65535) >> 8).astype(np.uint8))
+        levels = np.asarray(image).astype(np.int64).clip(0, 65535)
+        largest = int(levels.max())
+        bits = min(depth for depth in _BIT_DEPTHS if largest < 2**depth)
+        if 8 <= header_bits < 16 and largest < 2**header_bits:
+            bits = header_bits
+        return Image.fromarray((levels >> (bits - 8)).astype(np.uint8))
     if image.has_transparency_data:
         opaque = Image.new("RGBA", image.size, "black")
         opaque.alpha_composite(image.convert("RGBA"))

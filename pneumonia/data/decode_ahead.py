@@ -12,6 +12,13 @@ from numpy.typing import NDArray
 
 from pneumonia.data.decode import Preprocessing, UnreadableImageError, decode
 
+
+class ReadFailure(str):  # a plain reason to whoever shows it
+    """Why a file's bytes could not be read: unlike damage, it may pass."""
+
+    __slots__ = ()
+
+
 Decoded = NDArray[np.uint8] | str
 """Grey levels, uint8 (image_size, image_size), or why the file could not be read."""
 
@@ -47,4 +54,4 @@ def _try_decode(path: Path, preprocessing: Preprocessing) -> Decoded:
     except UnreadableImageError as error:
         return str(error)
     except (OSError, ValueError) as error:  # ValueError: a zero byte in a path
-        return getattr(error, "strerror", None) or str(error)
+        return ReadFailure(getattr(error, "strerror", None) or str(error))

@@ -1,4 +1,4 @@
-"""Caches that were not finished, and locks that lock nothing."""
+"""Unfinished caches, caches over the size limit, and locks without a cache."""
 
 import re
 import shutil
@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 from filelock import FileLock, Timeout
 
 from pneumonia.data.cache import default_folder, is_whole
@@ -18,6 +19,9 @@ from pneumonia.errors import UsageError
 _TARGET = re.compile(r"[0-9a-f]{24}")
 _BUILDING = re.compile(r"([0-9a-f]{24})\.[a-z0-9_]{8}")
 _DRAWING = re.compile(r"\.demo-xrays-[0-9a-f]{32}")
+DEFAULT_LIMIT = 20 * 2**30
+"""Bytes that all caches may take together."""
+
 _AN_HOUR = 3600
 """Seconds; an image of the demo set is drawn in less than one."""
 
@@ -84,8 +88,37 @@ class UnusedLock(Issue):
             return "removed"
 
 
-def check_caches() -> Section:
-    """Look through the folder of caches."""
+@dataclass(frozen=True, slots=True)
+class OldCache(Issue):
+    """A finished cache that does not fit under the size limit beside those used after it."""
+
+    folder: Path
+    limit: int
+
+    @property
+    def text(self) -> str:
+        return (
+            f"cache {str(self.folder)!r} ({format_size(size_of(self.folder))}) is over the limit "
+            f"of {format_size(self.limit)} for all caches"
+        )
+
+    @property
+    def remedy(self) -> str:
+        return "remove it, the least recently used first"
+
+    def fix(self) -> str:
+        with _holding_lock_of(self.folder):
+            if _is_mapped(self.folder):
+                return "kept: a process is using it"
+            return _removed(self.folder)
+
+
+def check_caches(limit: int = DEFAULT_LIMIT) -> Section:
+    """Look through the folder of caches.
+
+    Args:
+        limit: Bytes that all finished caches may take together.
+    """
     folder = default_folder()
     found: list[Remark | Issue] = []
     building = 0
@@ -108,9 +141,33 @@ def check_caches() -> Section:
             target = folder / entry.stem
             if not target.exists() and not _is_held(target):
                 found.append(UnusedLock(target))
+    found += _over_limit(folder, limit)
     if building:
         found.append(Remark(Mark.NOTE, f"caches being built at this moment: {building:,}"))
     return Section("Caches", found)
+
+
+def _over_limit(folder: Path, limit: int) -> Iterator[OldCache]:
+    """Yield the caches used longest ago, not in use now, that the limit leaves no room for."""
+    caches = [e for e in folder.glob("?" * 24) if _TARGET.fullmatch(e.name) and is_whole(e)]
+    total = 0
+    for cache in sorted(caches, key=lambda cache: cache.stat().st_mtime, reverse=True):
+        total += size_of(cache)
+        if total > limit and not _is_held(cache) and not _is_mapped(cache):
+            yield OldCache(cache, limit)
+
+
+def _is_mapped(cache: Path) -> bool:
+    """Whether a process that we may look into has the cache's pixels mapped into its memory."""
+    pixels = str((cache / "pixels.npy").resolve())
+    for process in psutil.process_iter():
+        try:
+            if any(mapped.path == pixels for mapped in process.memory_maps()):
+                return True
+        except (psutil.Error, OSError, AttributeError):
+            # Another user's process, one that is gone, or macOS, which gives no memory maps.
+            continue
+    return False
 
 
 def _removed(folder: Path) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from pneumonia.doctor.cache_checks import check_caches
+from pneumonia.doctor.cache_checks import DEFAULT_LIMIT, check_caches
 from pneumonia.doctor.checks import Mark, Remark, Section
 from pneumonia.doctor.installation_checks import check_installation
 from pneumonia.doctor.run_checks import check_runs
@@ -12,7 +12,9 @@ from pneumonia.doctor.trial_checks import check_studies
 from pneumonia.errors import TrackingError
 
 
-def examine(tracking_uri: str | None = None, storage: str = "") -> Iterator[Section]:
+def examine(
+    tracking_uri: str | None = None, storage: str = "", cache_limit: int = DEFAULT_LIMIT
+) -> Iterator[Section]:
     """Look at the installation and at what was left behind.
 
     A section is made once the one before it was remarks, and its leftovers fixed: what became of
@@ -21,6 +23,7 @@ def examine(tracking_uri: str | None = None, storage: str = "") -> Iterator[Sect
     Args:
         tracking_uri: As given by the user, or None.
         storage: Optuna storage URL; empty is ``optuna.db`` in the working directory.
+        cache_limit: Bytes that all image caches may take together.
     """
     yield check_installation()
     stores = check_stores(tracking_uri, storage)
@@ -33,4 +36,4 @@ def examine(tracking_uri: str | None = None, storage: str = "") -> Iterator[Sect
         yield check_states(stores.tracking_uri)
     except TrackingError as error:
         yield Section("Runs", [Remark(Mark.WRONG, str(error))])
-    yield check_caches()
+    yield check_caches(cache_limit)
