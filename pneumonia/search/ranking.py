@@ -7,7 +7,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from pneumonia.search.queue import TrialQueue, first_number, state_of
+from pneumonia.search.queue import TrialQueue, number_of, state_of
 
 
 def trials_table(queue: TrialQueue, keys: Sequence[str], experiment_id: str) -> str:
@@ -25,7 +25,7 @@ def trials_table(queue: TrialQueue, keys: Sequence[str], experiment_id: str) -> 
         value = "" if trial.value is None else f"{trial.value:.4f}"
         cells = [short(trial.params.get(key, "")) for key in keys]
         run_id = trial.user_attrs.get("run_id", "")
-        link = f"[{first_number(trial)}](#/experiments/{experiment_id}/runs/{run_id})"
+        link = f"[{number_of(trial)}](#/experiments/{experiment_id}/runs/{run_id})"
         lines.append(f"| {link} | {state_of(trial)} | {value} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

@@ -8,7 +8,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from pneumonia.errors import UsageError, nearest
-from pneumonia.search.queue import TrialQueue, first_number, state_of
+from pneumonia.search.queue import TrialQueue, number_of, state_of
 from pneumonia.search.ranking import count_states, importances_of, short
 from pneumonia.search.storage import existing_storage, storage_url
 from pneumonia.search.study import RUN, known_studies
@@ -89,7 +89,7 @@ def _trials(ranked: Sequence[FrozenTrial], metric: str) -> list[str]:
     for trial in begun[:_MOST_ROWS]:
         value = "" if trial.value is None else f"{trial.value:.4f}"
         parameters = [short(trial.params[key]) if key in trial.params else "" for key in keys]
-        rows.append([str(first_number(trial)), state_of(trial), value, *parameters])
+        rows.append([str(number_of(trial)), state_of(trial), value, *parameters])
     more = len(begun) - _MOST_ROWS
     return [*_table(rows, left={1}), *([f"and {more:,} more"] if more > 0 else []), ""]
 
@@ -108,7 +108,7 @@ def _winner(study: optuna.Study, metric: str) -> list[str]:
         return ["winner    none yet: no trial has completed"]
     run_id = best.user_attrs.get("run_id", "unknown")
     lines = [
-        f"winner    trial {first_number(best)}, validation {metric} {best.value:.4f}, run {run_id}"
+        f"winner    trial {number_of(best)}, validation {metric} {best.value:.4f}, run {run_id}"
     ]
     if result := result_of(study):
         return [*lines, f"model     {result.model_uri} ({result.verdict})"]

@@ -25,6 +25,9 @@ log the winner."""
 
 _SECONDS_TO_PREPARE = 120
 
+_WARM_UP_EPOCHS = 1
+"""Epochs after which the median pruner never stops a trial."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchSettings:
@@ -140,7 +143,9 @@ def _pruner(name: str, epochs: int) -> optuna.pruners.BasePruner:
     if name == "hyperband":
         return optuna.pruners.HyperbandPruner(min_resource=1, max_resource=epochs)
     if name == "median":
-        return optuna.pruners.MedianPruner(n_startup_trials=3, n_warmup_steps=1)
+        # A trial reports its epochs from 1, while Optuna counts steps from 0: step 2 is the first
+        # that comes after one epoch of warm-up.
+        return optuna.pruners.MedianPruner(n_startup_trials=3, n_warmup_steps=_WARM_UP_EPOCHS + 1)
     return optuna.pruners.NopPruner()
 
 

@@ -34,6 +34,17 @@ def log_epoch(run: Run, settings: TrainingSettings, epoch: Epoch) -> None:
     )
 
 
+def log_best(run: Run, best: Epoch) -> None:
+    """Log the best epoch's number and validation metrics, such as ``best/epoch``, ``best/auc``."""
+    run.log_metrics(
+        {
+            f"best/{key.removeprefix('val/')}": value
+            for key, value in best.items()
+            if key.startswith("val/") or key == "epoch"
+        }
+    )
+
+
 def checkpoint_of(run: Run, settings: TrainingSettings, data: DataSet) -> Checkpoint:
     """Where a run's training state is kept; bound to its settings and data."""
     run.local.write_owner(tracking_uri())
