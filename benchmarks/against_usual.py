@@ -14,7 +14,7 @@ from benchmarks import usual_recipe
 from benchmarks.report import Figure, ratios, report
 from pneumonia.config.data import DEMO, DataSettings
 from pneumonia.config.experiment import load_experiment
-from pneumonia.data.dataset import load_data_set
+from pneumonia.data.dataset import load_data_set, preprocessing_of
 from pneumonia.training.device import choose_engine
 from pneumonia.training.loop import train
 
@@ -42,8 +42,8 @@ def main(network: str, image_size: int, data: str, steps: int, repeats: int) -> 
     settings = load_experiment(
         network, {"image_size": image_size, "batch_size": usual_recipe.BATCH_SIZE, "epochs": 1}
     ).training
-    loaded = load_data_set(DataSettings(data=data), settings.preprocessing)
-    images = loaded.open(settings.preprocessing)
+    loaded = load_data_set(DataSettings(data=data), preprocessing_of(settings))
+    images = loaded.open(preprocessing_of(settings))
     n_images = min(len(images["train"]), (steps + 1) * usual_recipe.BATCH_SIZE)
     few = {role: part.part(torch.arange(min(len(part), n_images))) for role, part in images.items()}
     usual, ours = [], []

@@ -24,14 +24,15 @@ from benchmarks.throughput import bare_images_per_second
 from benchmarks.tracking import an_epoch
 from pneumonia.config.data import DataSettings
 from pneumonia.config.experiment import load_experiment
+from pneumonia.config.search import SearchSettings
 from pneumonia.config.space import Space
 from pneumonia.config.training import TrainingSettings
-from pneumonia.data.dataset import load_data_set
+from pneumonia.data.dataset import load_data_set, preprocessing_of
 from pneumonia.search.queue import TrialQueue
 from pneumonia.search.ranking import trials_table
 from pneumonia.search.space import suggest
 from pneumonia.search.storage import queue_of
-from pneumonia.search.study import SearchSettings, create_study, sampler_of
+from pneumonia.search.study import create_study, sampler_of
 from pneumonia.tracking.runs import start_run
 from pneumonia.tracking.store import choose_experiment, connect
 from pneumonia.training.device import choose_engine
@@ -54,7 +55,7 @@ def images(folder: Path, largest: int) -> Costs:
             path.parent.mkdir(parents=True, exist_ok=True)
             noise = rng.integers(0, 256, (64, 64), dtype=np.uint8)
             Image.fromarray(noise).save(path, compress_level=1)
-        settings, preprocessing = DataSettings(data=str(data)), TrainingSettings().preprocessing
+        settings, preprocessing = DataSettings(data=str(data)), preprocessing_of(TrainingSettings())
         first[size] = _seconds(lambda: load_data_set(settings, preprocessing))  # noqa: B023 - called at once
         again[size] = _seconds(lambda: load_data_set(settings, preprocessing))  # noqa: B023 - likewise
     return {"open a data set the first time, an image": first, "open it again, an image": again}

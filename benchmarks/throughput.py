@@ -14,7 +14,7 @@ from benchmarks.report import Figure, ratios, report
 from pneumonia.config.data import DEMO, DataSettings
 from pneumonia.config.experiment import load_experiment
 from pneumonia.config.training import TrainingSettings
-from pneumonia.data.dataset import load_data_set
+from pneumonia.data.dataset import load_data_set, preprocessing_of
 from pneumonia.training.device import Engine, choose_engine
 from pneumonia.training.loop import build_network, train
 from pneumonia.training.schedule import averaged, build_optimizer
@@ -71,8 +71,8 @@ def main(network: str, data: str, subset: float, repeats: int) -> None:
     """Compare the pipeline with the bare step, as the network's experiment trains it."""
     settings = load_experiment(network, {"epochs": 1}).training
     engine = choose_engine("auto", "auto")
-    loaded = load_data_set(DataSettings(data=data, subset=subset), settings.preprocessing)
-    images = loaded.open(settings.preprocessing)
+    loaded = load_data_set(DataSettings(data=data, subset=subset), preprocessing_of(settings))
+    images = loaded.open(preprocessing_of(settings))
     n_steps = len(images["train"]) // settings.batch_size
     bare, pipeline = [], []
     for _ in range(repeats):

@@ -18,7 +18,7 @@ from benchmarks.report import Figure, ratios, report
 from pneumonia.config.data import DataSettings
 from pneumonia.config.experiment import load_experiment
 from pneumonia.config.training import TrainingSettings
-from pneumonia.data.dataset import DataSet, Images, load_data_set
+from pneumonia.data.dataset import DataSet, Images, load_data_set, preprocessing_of
 from pneumonia.data.decode import Preprocessing
 from pneumonia.training.checkpoint import Epoch
 from pneumonia.training.device import Engine, choose_engine
@@ -132,7 +132,7 @@ def main(network: str, data: str, seeds: int, recipe: str, most_epochs: int, cou
     for seed in range(seeds):
         if recipe != "usual":
             ours = load_experiment(network, {"seed": seed}).training
-            courses["ours"].append(course_of_ours(ours, _opened(data, ours.preprocessing)[1]))
+            courses["ours"].append(course_of_ours(ours, _opened(data, preprocessing_of(ours))[1]))
         if recipe != "ours":
             loaded, images = _opened(data, Preprocessing(usual_recipe.IMAGE_SIZE))
             with tempfile.TemporaryDirectory() as name:

@@ -22,7 +22,7 @@ import numpy as np
 from benchmarks.report import Figure, report
 from pneumonia.config.data import DEMO, DataSettings
 from pneumonia.config.training import TrainingSettings
-from pneumonia.data.dataset import load_data_set
+from pneumonia.data.dataset import load_data_set, preprocessing_of
 from pneumonia.evaluation.metrics import classification_metrics
 from pneumonia.tracking.epochs import log_epoch
 from pneumonia.tracking.models import ModelConfig, log_model, register
@@ -125,7 +125,7 @@ def main(
     """Log runs and models to both stores in turn, and print how long it took."""
     logging.getLogger("pneumonia").setLevel(logging.WARNING)
     settings = TrainingSettings(network=network, image_size=image_size, epochs=epochs)
-    images = load_data_set(DataSettings(data=data), settings.preprocessing)
+    images = load_data_set(DataSettings(data=data), preprocessing_of(settings))
     example = images.roles["test"][0].path.read_bytes()
     with _stores() as stores:
         measured = {store: Measured() for store in stores}

@@ -45,6 +45,12 @@ class ModelError(PneumoniaError):
     """A model URI names nothing, or what it names is not one of our models."""
 
 
+class CheckError(PneumoniaError):
+    """A check that the user asked for says no: nothing is wrong with the program or its input."""
+
+    exit_code = 3
+
+
 def nearest(wrong: str, known: Iterable[str]) -> str:
     """Say which known names are meant: ``did you mean 'resnet34'?`` or the list of all."""
     names = [str(name) for name in known]

@@ -29,9 +29,7 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 def test_importing_the_package_imports_neither_torch_nor_mlflow() -> None:
     """The heavy libraries wait until a name is used."""
     code = "import sys, pneumonia; print({'torch', 'mlflow'} & set(sys.modules))"
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 
 

@@ -191,10 +191,6 @@ def test_options_override_the_file_and_leave_the_space() -> None:
     [
         ("[training]\nepoch = 3", r"unknown key 'epoch': did you mean 'epochs'"),
         ("[training]\nepochs = 'ten'", r"epochs = 'ten' is a str"),
-        (
-            "[training]\nnetwork = 'resnet43'",
-            r"unknown network 'resnet43': did you mean 'resnet34'",
-        ),
         ("[trainig]", r"unknown key 'trainig': did you mean 'training'"),
         ("[space]\nlearning_rat = {low = 1, high = 2}", r"did you mean 'learning_rate'"),
         ("[space]\nlearning_rate = {low = 2.0, high = 1.0}", r"low must not be above high"),

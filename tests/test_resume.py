@@ -1,7 +1,6 @@
 import os
 import signal
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import mlflow
@@ -126,7 +125,7 @@ def test_a_second_interrupt_stops_at_once(
 def test_a_checkpoint_of_other_settings_or_damaged_is_refused(
     images: dict[str, Images], tmp_path: Path
 ) -> None:
-    once = replace(SETTINGS, epochs=1)
+    once = SETTINGS.with_values(epochs=1)
     path = tmp_path / "checkpoint.pt"
     train(once, images, lambda _epoch: None, Checkpoint(path, "one"))
     with pytest.raises(TrainingError, match="belongs to other settings or data"):

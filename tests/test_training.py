@@ -1,4 +1,3 @@
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ from torchvision.transforms import v2
 from pneumonia.config.data import DataSettings
 from pneumonia.config.training import TrainingSettings
 from pneumonia.data.augment import draw_changes
-from pneumonia.data.dataset import Images, load_data_set
+from pneumonia.data.dataset import Images, load_data_set, preprocessing_of
 from pneumonia.data.decode import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, decode
 from pneumonia.errors import TrainingError, UsageError, WeightsError
 from pneumonia.evaluation.metrics import classification_metrics, confidence_intervals
@@ -48,9 +47,9 @@ def test_networks_answer_two_logits_at_other_sizes(name: str) -> None:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_same_seed_gives_the_same_bits(images: dict[str, Images], precision: str) -> None:
-    settings = replace(QUICK, precision=precision, dropout=0.3, augmentation=1.0, flip=0.5)
+    settings = QUICK.with_values(precision=precision, dropout=0.3, augmentation=1.0, flip=0.5)
     first, again = (train(settings, images, lambda _epoch: None) for _ in range(2))
-    other = train(replace(settings, seed=1), images, lambda _epoch: None)
+    other = train(settings.with_values(seed=1), images, lambda _epoch: None)
     speed = {"speed/images_per_second", "speed/epoch_seconds"}
     for one, two in zip(first.history, again.history, strict=True):
         assert {k: v for k, v in one.items() if k not in speed} == {
@@ -62,13 +61,12 @@ def test_the_same_seed_gives_the_same_bits(images: dict[str, Images], precision:
 
 
 # Batch norm and Adam blow up what rounding leaves: the smaller the steps, the less.
-@pytest.mark.parametrize(("name", "learning_rate"), [("simple_cnn", 1e-4), ("resnet34", 1e-5)])
+@pytest.mark.parametrize(("name", "learning_rate"), [("simple_cnn", 1e-4), ("resnet34", 3e-6)])
 def test_training_computes_what_a_plain_loop_does(
     name: str, learning_rate: float, images: dict[str, Images]
 ) -> None:
     """Against files decoded one by one, torchvision's normalisation, and an unfused optimizer."""
-    settings = replace(
-        QUICK,
+    settings = QUICK.with_values(
         network=name,
         optimizer="adam",
         augmentation=0.0,
@@ -95,7 +93,7 @@ def test_training_computes_what_a_plain_loop_does(
                 continue
             draw_changes(len(batch), order)  # as if to be augmented
             files = [images["train"].files[position] for position in batch]
-            grey = [decode(file.path.read_bytes(), settings.preprocessing) for file in files]
+            grey = [decode(file.path.read_bytes(), preprocessing_of(settings)) for file in files]
             pixels = torch.stack(
                 [
                     normalise(torch.from_numpy(image.copy()).expand(3, -1, -1) / 255)
@@ -109,15 +107,15 @@ def test_training_computes_what_a_plain_loop_does(
             loss.backward()
             optimizer.step()
             losses.append(loss.item())
-        assert epoch["train/loss"] == pytest.approx(np.mean(losses), abs=2e-3)
+        assert epoch["train/loss"] == pytest.approx(np.mean(losses), abs=2e-3), epoch
 
 
 def test_the_best_epochs_weights_are_kept(images: dict[str, Images]) -> None:
-    settings = replace(QUICK, epochs=4, learning_rate=3e-3, metric="loss", ema=0.0)
+    settings = QUICK.with_values(epochs=4, learning_rate=3e-3, metric="loss", ema=0.0)
     trained = train(settings, images, lambda _epoch: None)
     losses = [epoch["val/loss"] for epoch in trained.history]
     assert trained.best_epoch == 1 + int(np.argmin(losses))
-    shorter = train(replace(settings, epochs=4, patience=1), images, lambda _epoch: None)
+    shorter = train(settings.with_values(epochs=4, patience=1), images, lambda _epoch: None)
     assert len(shorter.history) <= 4
 
 

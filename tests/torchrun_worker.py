@@ -9,7 +9,6 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +52,7 @@ def compare(folder: str, results: str) -> None:
             together = train(SETTINGS, ranks)
             exactness = difference(train(SETTINGS, ALONE), together) if ranks.is_first else None
 
-        settings = replace(SETTINGS, dropout=0.3)
+        settings = SETTINGS.with_values(dropout=0.3)
         through = train(settings, ranks)
         kept = Checkpoint(Path(results).with_name("checkpoint.pt"), "test")
         with pytest.MonkeyPatch.context() as patch:

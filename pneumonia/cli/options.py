@@ -1,12 +1,14 @@
 """Options made from the settings' own fields, so that names, help and ranges are said once."""
 
 from collections.abc import Callable
-from dataclasses import fields
-from typing import Any
+from typing import Any, get_args
 
 import click
+from pydantic.fields import FieldInfo
 
 from pneumonia.config.data import DataSettings
+from pneumonia.config.search import SearchSettings
+from pneumonia.config.settings import Settings, choices_of
 from pneumonia.config.training import TrainingSettings
 
 Command = Callable[..., Any]
@@ -14,10 +16,8 @@ Command = Callable[..., Any]
 
 def settings_options(command: Command) -> Command:
     """Add an option for each setting of training and data; unset means the experiment's value."""
-    for kind in (DataSettings, TrainingSettings):
-        for item in reversed(fields(kind)):
-            if item.name not in ("data", "network"):
-                command = _option(item)(command)
+    command = _options_of(DataSettings, but=("data",))(command)
+    command = _options_of(TrainingSettings, but=("network",))(command)
     command = click.option(
         "--network",
         default="auto",
@@ -36,6 +36,11 @@ def settings_options(command: Command) -> Command:
         show_default=True,
         help="Data set folder, or 'demo' for synthetic images made on the spot.",
     )(command)
+
+
+def search_options(command: Command) -> Command:
+    """Add an option for each setting of a search."""
+    return _options_of(SearchSettings)(command)
 
 
 def given(values: dict[str, Any]) -> dict[str, Any]:
@@ -81,12 +86,23 @@ def flag(name: str, *, default: bool | None, help: str) -> Callable[[Command], C
     )
 
 
-def _option(item: Any) -> Callable[[Command], Command]:
-    name, text = item.name.replace("_", "-"), item.metadata["help"]
-    if item.type is bool:
+def _options_of(kind: type[Settings], but: tuple[str, ...] = ()) -> Callable[[Command], Command]:
+    def add(command: Command) -> Command:
+        for name, field in reversed(kind.model_fields.items()):
+            if name not in but:
+                command = _option(name.replace("_", "-"), field)(command)
+        return command
+
+    return add
+
+
+def _option(name: str, field: FieldInfo) -> Callable[[Command], Command]:
+    text = field.description or ""
+    if field.annotation is bool:
         return flag(name, default=None, help=text)
-    if "choices" in item.metadata:
-        kind: Any = click.Choice(item.metadata["choices"])
-    else:
-        kind = {int: click.INT, float: click.FLOAT}.get(item.type, click.STRING)
-    return click.option(f"--{name}", type=kind, help=text)
+    if choices := choices_of(field):
+        return click.option(f"--{name}", type=click.Choice(choices), help=text)
+    # ``float | None`` takes a float.
+    kind: Any = next(iter(get_args(field.annotation)), field.annotation)
+    types = {int: click.INT, float: click.FLOAT}
+    return click.option(f"--{name}", type=types.get(kind, click.STRING), help=text)

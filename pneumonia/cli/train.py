@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pneumonia.cli.group import print_run, progress
-from pneumonia.cli.options import flag, given, settings_options, tracking_options
+from pneumonia.cli.options import flag, given, search_options, settings_options, tracking_options
 from pneumonia.errors import UsageError
 
 if TYPE_CHECKING:
@@ -14,23 +14,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @settings_options
-@click.option(
-    "--trials",
-    default=1,
-    show_default=True,
-    type=click.IntRange(min=1),
-    help="Trials of an Optuna search; 1 trains once with the fixed settings.",
-)
-@click.option("--timeout", type=click.FloatRange(min=0), help="Begin no trial after these seconds.")
-@click.option("--study", default="", help="Name of the Optuna study.")
-@click.option("--storage", default="", help="Optuna storage URL; ./optuna.db by default.")
-@click.option(
-    "--pruner",
-    type=click.Choice(["median", "hyperband", "none"]),
-    default="median",
-    show_default=True,
-    help="What ends poor trials early.",
-)
+@search_options
 @click.option(
     "--resume",
     is_flag=False,
@@ -46,13 +30,6 @@ if TYPE_CHECKING:
     show_default=True,
     type=click.IntRange(min=1),
     help="Workers on this machine, which share its cores and GPUs.",
-)
-@click.option(
-    "--keep-checkpoints",
-    type=click.Choice(["winner", "all"]),
-    default="winner",
-    show_default=True,
-    help="Whose best checkpoint is kept.",
 )
 @flag("register", default=True, help="Register the winner under the network's name.")
 @tracking_options

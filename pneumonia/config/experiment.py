@@ -2,22 +2,19 @@
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from pneumonia.config.checking import checked
 from pneumonia.config.data import DEMO, DataSettings
+from pneumonia.config.settings import Settings, check_names
 from pneumonia.config.space import Dimension, parse_space
 from pneumonia.config.training import TrainingSettings
 from pneumonia.errors import PneumoniaError, UsageError, nearest
-from pneumonia.networks.registry import network_named
 
 AUTO = "auto"
 
 
-@dataclass(frozen=True, slots=True)
-class Experiment:
+class Experiment(Settings):
     """What to run.
 
     Attributes:
@@ -30,7 +27,7 @@ class Experiment:
     name: str
     training: TrainingSettings
     data: DataSettings
-    space: Mapping[str, Dimension]
+    space: dict[str, Dimension]
 
 
 def experiment_files() -> dict[str, Path]:
@@ -43,60 +40,57 @@ def experiment_files() -> dict[str, Path]:
 
 
 def load_experiment(name: str, overrides: Mapping[str, Any]) -> Experiment:
-    """Read an experiment and lay the command line's values over it.
+    """Read an experiment, and let given settings replace its own.
 
     Args:
         name: A name, a path ending in ``.toml``, or ``auto``: the demo experiment for the demo
             set, else the one named after the network.
-        overrides: Settings given on the command line, by name. A setting fixed there is not
-            searched.
+        overrides: Training and data settings by name. A setting given here is not searched.
 
     Raises:
         UsageError: The file is missing or wrong; the message names file, key and value.
     """
-    if name == AUTO:
-        asked = overrides.get("network")
-        demo = overrides.get("data", DEMO) == DEMO
-        name = "demo" if demo else str(asked or "resnet34")
-        if asked:
-            network_named(asked)
     files = experiment_files()
+    if name == AUTO:
+        demo = overrides.get("data", DEMO) == DEMO
+        network = overrides.get("network", "resnet34")
+        name = "demo" if demo else str(network)
+        if name not in files:
+            raise UsageError(f"unknown network {network!r}: {nearest(network, files)}")
     path = Path(name) if name.endswith(".toml") else files.get(name)
     if path is None or not path.is_file():
         raise UsageError(f"no experiment {name!r}: {nearest(name, files)}")
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-        experiment = _parse(path.stem, table)
+        experiment = _parse(path.stem, tomllib.loads(path.read_text(encoding="utf-8")))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: not TOML: {error}") from None
     except PneumoniaError as error:
         raise UsageError(f"{path}: {error}") from None
-    training_keys = {item.name for item in fields(TrainingSettings)}
-    training = {key: value for key, value in overrides.items() if key in training_keys}
-    data = {key: value for key, value in overrides.items() if key not in training_keys}
-    settings = replace(experiment.training, **training)
-    network_named(settings.network)
-    space = {key: value for key, value in experiment.space.items() if key not in overrides}
-    return Experiment(experiment.name, settings, replace(experiment.data, **data), space)
+    check_names(overrides, [*TrainingSettings.model_fields, *DataSettings.model_fields])
+    training = {k: v for k, v in overrides.items() if k in TrainingSettings.model_fields}
+    data = {k: v for k, v in overrides.items() if k in DataSettings.model_fields}
+    return Experiment(
+        name=experiment.name,
+        training=experiment.training.with_values(**training),
+        data=experiment.data.with_values(**data),
+        space={key: value for key, value in experiment.space.items() if key not in overrides},
+    )
 
 
 def _parse(name: str, table: Mapping[str, Any]) -> Experiment:
-    known = ("description", "training", "data", "space")
-    for key in table:
-        if key not in known:
-            raise UsageError(f"unknown key {key!r}: {nearest(key, known)}")
-    training = TrainingSettings(**_section(TrainingSettings, "training", table))
-    network_named(training.network)
-    data = DataSettings(**_section(DataSettings, "data", table))
-    return Experiment(name, training, data, parse_space(table.get("space", {})))
+    check_names(table, ("description", "training", "data", "space"))
+    return Experiment(
+        name=name,
+        training=TrainingSettings(**_section(table, "training")),
+        data=DataSettings(**_section(table, "data")),
+        space=parse_space(table.get("space", {})),
+    )
 
 
-def _section(kind: type, section: str, table: Mapping[str, Any]) -> dict[str, Any]:
-    items = {item.name: item for item in fields(kind) if item.name != "data"}
-    given = table.get(section, {})
-    if not isinstance(given, dict):
-        raise UsageError(f"{section} = {given!r}: write a table [{section}]")
-    for key in given:
-        if key not in items:
-            raise UsageError(f"[{section}] unknown key {key!r}: {nearest(key, items)}")
-    return {key: checked(items[key], value) for key, value in given.items()}
+def _section(table: Mapping[str, Any], name: str) -> dict[str, Any]:
+    section = table.get(name, {})
+    if not isinstance(section, dict):
+        raise UsageError(f"{name} = {section!r}: write a table [{name}]")
+    if name == "data":
+        check_names(section, [key for key in DataSettings.model_fields if key != "data"])
+    return section

@@ -1,10 +1,11 @@
 """The search space of an experiment: which settings a search varies, and between what."""
 
 from collections.abc import Mapping
-from dataclasses import Field, dataclass, fields
 from typing import Any
 
-from pneumonia.config.checking import checked
+from pydantic import Field
+
+from pneumonia.config.settings import Settings, check_value
 from pneumonia.config.training import TrainingSettings
 from pneumonia.errors import UsageError, nearest
 
@@ -12,8 +13,7 @@ _FIXED = ("network", "metric", "device", "seed")
 """Settings one search must not vary: its trials would not be comparable."""
 
 
-@dataclass(frozen=True, slots=True)
-class Dimension:
+class Dimension(Settings):
     """One setting's range or choices.
 
     Attributes:
@@ -26,7 +26,7 @@ class Dimension:
     low: float = 0
     high: float = 0
     log: bool = False
-    choices: tuple[Any, ...] = ()
+    choices: tuple[Any, ...] = Field(default=(), strict=False)  # JSON holds a list
 
 
 Space = Mapping[str, Dimension]
@@ -43,7 +43,7 @@ def parse_space(table: Any) -> dict[str, Dimension]:
     return {key: _dimension(key, value) for key, value in table.items()}
 
 
-def inside(space: Space, settings: TrainingSettings) -> dict[str, Any]:
+def point_inside(space: Space, settings: TrainingSettings) -> dict[str, Any]:
     """The fixed settings as a point of the space, without those that lie outside it."""
     point = {}
     for key, dimension in space.items():
@@ -58,8 +58,7 @@ def inside(space: Space, settings: TrainingSettings) -> dict[str, Any]:
 
 
 def _dimension(key: str, value: Any) -> Dimension:
-    items: dict[str, Field[Any]] = {item.name: item for item in fields(TrainingSettings)}
-    variable = [name for name in items if name not in _FIXED]
+    variable = [name for name in TrainingSettings.model_fields if name not in _FIXED]
     if key not in variable:
         raise UsageError(f"[space] {key}: no setting to search; {nearest(key, variable)}")
     if not isinstance(value, dict):
@@ -67,18 +66,18 @@ def _dimension(key: str, value: Any) -> Dimension:
             f"[space] {key} = {value!r}: write {{low = …, high = …}} or {{choices = […]}}"
         )
     for name in value:
-        if name not in ("low", "high", "log", "choices"):
-            raise UsageError(
-                f"[space] {key}.{name}: {nearest(name, ('low', 'high', 'log', 'choices'))}"
-            )
+        if name not in Dimension.model_fields:
+            raise UsageError(f"[space] {key}.{name}: {nearest(name, Dimension.model_fields)}")
     if "choices" in value:
         choices = value["choices"]
         if not isinstance(choices, list) or not choices or len(value) > 1:
             raise UsageError(f"[space] {key} = {value!r}: choices is a list, and stands alone")
-        return Dimension(choices=tuple(checked(items[key], choice) for choice in choices))
-    if items[key].type not in (int, float) or not {"low", "high"} <= value.keys():
+        checked = tuple(check_value(TrainingSettings, key, choice) for choice in choices)
+        return Dimension(choices=checked)
+    number = TrainingSettings.model_fields[key].annotation in (int, float)
+    if not number or not {"low", "high"} <= value.keys():
         raise UsageError(f"[space] {key} = {value!r}: a number needs low and high, a word choices")
-    low, high = checked(items[key], value["low"]), checked(items[key], value["high"])
+    low, high = (check_value(TrainingSettings, key, value[end]) for end in ("low", "high"))
     log = value.get("log", False)
     if low > high or (log is True and low <= 0) or not isinstance(log, bool):
         raise UsageError(f"[space] {key} = {value!r}: low must not be above high, nor 0 under log")

@@ -1,128 +1,76 @@
 """The settings of one training run: what an experiment file fixes and a search varies."""
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+import math
+from typing import Literal
 
-from pneumonia.config.checking import check_fields
+from pydantic import Field
 
-if TYPE_CHECKING:
-    from pneumonia.data.decode import Preprocessing
-
-METRICS = {
-    "auc": True,
-    "accuracy": True,
-    "balanced_accuracy": True,
-    "average_precision": True,
-    "f1": True,
-    "loss": False,
-}
-"""Validation metrics that may choose the best epoch and trial, and whether more is better."""
+from pneumonia.config.settings import Settings
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainingSettings:
+class TrainingSettings(Settings):
     """How to train. Each field is a key of an experiment file and an option of the commands."""
 
-    network: str = field(default="resnet34", metadata={"help": "Network to train."})
-    weights: str = field(
-        default="none", metadata={"help": "Initial weights: 'imagenet', 'none', or a file."}
+    network: str = Field(default="resnet34", description="Network to train.")
+    weights: str = Field(
+        default="none", description="Initial weights: 'imagenet', 'none', or a file."
     )
-    image_size: int = field(
-        default=128, metadata={"help": "Side of the input in pixels.", "range": (32, 1024)}
+    image_size: int = Field(default=128, ge=32, le=1024, description="Side of the input in pixels.")
+    resize: Literal["stretch", "pad"] = Field(
+        default="stretch", description="How an image becomes square."
     )
-    resize: str = field(
-        default="stretch",
-        metadata={"help": "How an image becomes square.", "choices": ("stretch", "pad")},
+    epochs: int = Field(default=10, ge=1, le=10_000, description="Passes over the training images.")
+    batch_size: int = Field(
+        default=64, ge=2, le=65_536, description="Images a step, of all processes together."
     )
-    epochs: int = field(
-        default=10, metadata={"help": "Passes over the training images.", "range": (1, 10_000)}
+    optimizer: Literal["adam", "adamw"] = Field(default="adamw", description="Optimizer.")
+    learning_rate: float = Field(default=1e-3, ge=1e-8, le=10, description="Highest learning rate.")
+    weight_decay: float = Field(default=0.01, ge=0, le=10, description="Weight decay.")
+    schedule: Literal["constant", "cosine", "one_cycle"] = Field(
+        default="cosine", description="Learning-rate schedule."
     )
-    batch_size: int = field(
-        default=64,
-        metadata={"help": "Images a step, of all processes together.", "range": (2, 65_536)},
+    warmup: float = Field(
+        default=0.1, ge=0, le=0.9, description="Share of the steps spent warming up."
     )
-    optimizer: str = field(
-        default="adamw", metadata={"help": "Optimizer.", "choices": ("adam", "adamw")}
+    dropout: float = Field(default=0.0, ge=0, le=0.95, description="Dropout probability.")
+    label_smoothing: float = Field(default=0.0, ge=0, le=0.5, description="Label smoothing.")
+    class_weights: Literal["none", "balanced"] = Field(
+        default="none", description="Weights of the classes in the loss."
     )
-    learning_rate: float = field(
-        default=1e-3, metadata={"help": "Highest learning rate.", "range": (1e-8, 10)}
+    augmentation: float = Field(
+        default=1.0, ge=0, le=4, description="Strength of augmentation; 0 is none."
     )
-    weight_decay: float = field(default=0.01, metadata={"help": "Weight decay.", "range": (0, 10)})
-    schedule: str = field(
-        default="cosine",
-        metadata={
-            "help": "Learning-rate schedule.",
-            "choices": ("constant", "cosine", "one_cycle"),
-        },
+    flip: float = Field(default=0.0, ge=0, le=1, description="Probability of mirroring an image.")
+    clip_norm: float = Field(
+        default=0.0, ge=0, le=1e6, description="Largest gradient norm; 0 is no limit."
     )
-    warmup: float = field(
-        default=0.1,
-        metadata={"help": "Share of the steps spent warming up.", "range": (0, 0.9)},
+    ema: float = Field(
+        default=0.0, ge=0, le=0.99999, description="Decay of averaged weights; 0 is none."
     )
-    dropout: float = field(
-        default=0.0, metadata={"help": "Dropout probability.", "range": (0, 0.95)}
-    )
-    label_smoothing: float = field(
-        default=0.0, metadata={"help": "Label smoothing.", "range": (0, 0.5)}
-    )
-    class_weights: str = field(
-        default="none",
-        metadata={"help": "Weights of the classes in the loss.", "choices": ("none", "balanced")},
-    )
-    augmentation: float = field(
-        default=1.0,
-        metadata={"help": "Strength of augmentation; 0 is none.", "range": (0, 4)},
-    )
-    flip: float = field(
-        default=0.0, metadata={"help": "Probability of mirroring an image.", "range": (0, 1)}
-    )
-    clip_norm: float = field(
-        default=0.0, metadata={"help": "Largest gradient norm; 0 is no limit.", "range": (0, 1e6)}
-    )
-    ema: float = field(
-        default=0.0,
-        metadata={"help": "Decay of averaged weights; 0 is none.", "range": (0, 0.99999)},
-    )
-    patience: int = field(
+    patience: int = Field(
         default=0,
-        metadata={
-            "help": "Epochs without a better metric to stop after; 0 is never.",
-            "range": (0, 10_000),
-        },
+        ge=0,
+        le=10_000,
+        description="Epochs without a better metric to stop after; 0 is never.",
     )
-    metric: str = field(
-        default="auc",
-        metadata={
-            "help": "Validation metric that chooses the best epoch and trial.",
-            "choices": tuple(METRICS),
-        },
+    metric: Literal["auc", "accuracy", "balanced_accuracy", "average_precision", "f1", "loss"] = (
+        Field(default="auc", description="Validation metric that chooses the best epoch and trial.")
     )
-    seed: int = field(default=0, metadata={"help": "Seed of training.", "range": (0, 2**31 - 1)})
-    device: str = field(
-        default="auto",
-        metadata={"help": "Device to train on.", "choices": ("auto", "cpu", "cuda", "mps")},
+    seed: int = Field(default=0, ge=0, le=2**31 - 1, description="Seed of training.")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
+        default="auto", description="Device to train on."
     )
-    precision: str = field(
-        default="auto",
-        metadata={"help": "Precision of the network.", "choices": ("auto", "fp32", "bf16", "fp16")},
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        default="auto", description="Precision of the network."
     )
-
-    def __post_init__(self) -> None:
-        """Refuse values no run could use (UsageError)."""
-        check_fields(self)
-
-    @property
-    def preprocessing(self) -> "Preprocessing":
-        """How images are decoded for the network."""
-        from pneumonia.data.decode import Preprocessing  # slow, and options need no torch
-
-        return Preprocessing(self.image_size, self.resize)
 
     @property
     def higher_is_better(self) -> bool:
         """Whether more of the chosen metric is better."""
-        return METRICS[self.metric]
+        return self.metric != "loss"
 
     def better(self, value: float, best: float | None) -> bool:
-        """Whether a value of the chosen metric beats the best so far."""
+        """Whether a value of the chosen metric beats the best so far; a NaN never does."""
+        if math.isnan(value):
+            return False
         return best is None or (value > best if self.higher_is_better else value < best)

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from pneumonia.config.data import DEMO, DataSettings
+from pneumonia.config.training import TrainingSettings
 from pneumonia.data import summary
 from pneumonia.data.cache import Cache, Progress, default_folder, open_cache
 from pneumonia.data.decode import Preprocessing
@@ -113,6 +114,11 @@ class DataSet:
         """
         cache = open_cache(self.files, preprocessing, progress=progress)
         return {role: images_of(files, cache) for role, files in self.roles.items()}
+
+
+def preprocessing_of(training: TrainingSettings) -> Preprocessing:
+    """How images are decoded for the network that these settings train."""
+    return Preprocessing(training.image_size, training.resize)
 
 
 def load_data_set(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import optuna
 from optuna.trial import TrialState
 
-from pneumonia.config.space import inside
+from pneumonia.config.space import point_inside
 from pneumonia.data.dataset import DataSet
 from pneumonia.errors import UsageError
 from pneumonia.processes import this_process
@@ -153,7 +153,7 @@ def _prepare(study: optuna.Study, run_config: RunConfig, data: DataSet, run: Run
     queue, claims = queue_of(study, search.storage), _claims(study, run, search.storage)
     claims.fill(1)
     # The experiment's own settings first: a search never ends worse than they are.
-    point = inside(run_config.experiment.space, run_config.experiment.training)
+    point = point_inside(run_config.experiment.space, run_config.experiment.training)
     queue.fill(search.trials, first=point)
     study.set_user_attr(RUN, run.id)
     return Search(run, queue, claims)

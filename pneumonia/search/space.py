@@ -1,6 +1,5 @@
 """Drawing a trial's settings from the search space."""
 
-from dataclasses import fields
 from typing import Any
 
 import optuna
@@ -11,12 +10,11 @@ from pneumonia.config.training import TrainingSettings
 
 def suggest(trial: optuna.Trial, space: Space) -> dict[str, Any]:
     """Draw one value for each dimension."""
-    kinds = {item.name: item.type for item in fields(TrainingSettings)}
     drawn: dict[str, Any] = {}
     for key, dimension in space.items():
         if dimension.choices:
             drawn[key] = trial.suggest_categorical(key, dimension.choices)
-        elif kinds[key] is int:
+        elif TrainingSettings.model_fields[key].annotation is int:
             low, high = int(dimension.low), int(dimension.high)
             drawn[key] = trial.suggest_int(key, low, high, log=dimension.log)
         else:

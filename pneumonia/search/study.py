@@ -3,15 +3,14 @@
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import optuna
 from optuna.exceptions import DuplicatedStudyError
 from optuna.storages import BaseStorage
 
-from pneumonia.config.checking import as_parameters
 from pneumonia.config.experiment import Experiment
+from pneumonia.config.search import SearchSettings
 from pneumonia.errors import UsageError
 from pneumonia.processes import is_alive
 from pneumonia.search.storage import open_storage
@@ -27,27 +26,6 @@ _SECONDS_TO_PREPARE = 120
 
 _WARM_UP_EPOCHS = 1
 """Epochs after which the median pruner never stops a trial."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SearchSettings:
-    """How to search.
-
-    Attributes:
-        trials: Trials of the whole study, resumed ones included; 1 is a plain training run.
-        timeout: Seconds after which no new trial begins, or None.
-        study: Name of the study; empty names it after the run.
-        storage: Optuna storage URL; empty is an sqlite file in the working directory.
-        pruner: ``median``, ``hyperband`` or ``none``.
-        keep_checkpoints: ``winner`` or ``all``.
-    """
-
-    trials: int = 1
-    timeout: float | None = None
-    study: str = ""
-    storage: str = ""
-    pruner: str = "median"
-    keep_checkpoints: str = "winner"
 
 
 def create_study(
@@ -153,9 +131,9 @@ def _comparable(experiment: Experiment, data_digest: str) -> Mapping[str, Any]:
     """What all trials of a study have in common, as JSON holds it."""
     fixed = {
         key: value
-        for key, value in as_parameters(experiment.training).items()
+        for key, value in experiment.training.parameters().items()
         if key not in experiment.space and key not in ("device", "precision")
     }
-    space = {f"space.{key}": asdict(value) for key, value in experiment.space.items()}
+    space = {f"space.{key}": value.parameters() for key, value in experiment.space.items()}
     common: dict[str, Any] = json.loads(json.dumps({**fixed, **space, "data.digest": data_digest}))
     return common

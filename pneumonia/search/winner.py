@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 
 import optuna
 import torch
@@ -10,7 +9,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from pneumonia.config.training import TrainingSettings
 from pneumonia.data.cache import Progress
-from pneumonia.data.dataset import DataSet
+from pneumonia.data.dataset import DataSet, preprocessing_of
 from pneumonia.errors import TrainingError
 from pneumonia.evaluation.study_figures import optimisation_history, parameter_importance
 from pneumonia.search.queue import TrialQueue, number_of, reason_of, state_of
@@ -92,7 +91,7 @@ def _log_winner(
     # A worker that died here may have logged a part of this: nothing of it is logged twice.
     run.continued = True
     _tidy(run, trials)
-    settings = replace(experiment.training, **winner.params)
+    settings = experiment.training.with_values(**winner.params)
     child = find_run(winner.user_attrs["run_id"])
     number = str(number_of(winner))
     run.tag({"winner.run_id": child.id, "winner.trial": number})
@@ -100,7 +99,7 @@ def _log_winner(
     trained = _trained(child, settings, winner)
     importances = importances_of(queue.study)
     _log_figures(run, trials, importances, settings)
-    images = data.open(settings.preprocessing, progress)
+    images = data.open(preprocessing_of(settings), progress)
     result = log_result(
         run, data, images, settings, trained, register_winner=run_config.register_winner
     )

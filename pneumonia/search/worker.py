@@ -3,7 +3,6 @@
 import logging
 import math
 import time
-from dataclasses import replace
 
 import optuna
 from optuna.exceptions import OptunaError
@@ -11,7 +10,7 @@ from optuna.trial import FrozenTrial
 
 from pneumonia.config.training import TrainingSettings
 from pneumonia.data.cache import Progress
-from pneumonia.data.dataset import DataSet
+from pneumonia.data.dataset import DataSet, preprocessing_of
 from pneumonia.errors import PneumoniaError, TrackingError, TrainingError
 from pneumonia.search.queue import TrialFailedError, TrialQueue, number_of, reason_of, state_of
 from pneumonia.search.ranking import short, trials_table
@@ -108,7 +107,7 @@ class Worker:
         self.study.sampler = sampler_of(number, self.experiment.training.seed)
         drawn = suggest(trial, self.experiment.space)
         child.log_parameters(drawn)
-        settings = replace(self.experiment.training, **drawn)
+        settings = self.experiment.training.with_values(**drawn)
         log.info("%s: %s", child.name, ", ".join(f"{key}={short(drawn[key])}" for key in drawn))
 
         best: Epoch | None = None
@@ -128,7 +127,7 @@ class Worker:
                     log_best(child, best)
                 raise optuna.TrialPruned
 
-        images = self.data.open(settings.preprocessing, self.progress)
+        images = self.data.open(preprocessing_of(settings), self.progress)
         checkpoint = checkpoint_of(child, settings, self.data)
         trained = train(settings, images, on_epoch, checkpoint)
         if trained.remarks:

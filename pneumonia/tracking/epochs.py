@@ -3,7 +3,6 @@
 import json
 import logging
 
-from pneumonia.config.checking import as_parameters
 from pneumonia.config.training import TrainingSettings
 from pneumonia.data.dataset import DataSet
 from pneumonia.tracking.runs import Run
@@ -48,5 +47,5 @@ def log_best(run: Run, best: Epoch) -> None:
 def checkpoint_of(run: Run, settings: TrainingSettings, data: DataSet) -> Checkpoint:
     """Where a run's training state is kept; bound to its settings and data."""
     run.local.write_owner(tracking_uri())
-    identity = {"data.digest": data.digest, **as_parameters(settings)}
+    identity = {"data.digest": data.digest, **settings.parameters()}
     return Checkpoint(run.local.checkpoint, json.dumps(identity, sort_keys=True))

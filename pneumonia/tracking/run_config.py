@@ -1,19 +1,16 @@
-"""How a run was invoked: all that it takes to go on with it, kept with the run."""
+"""What a run needs to be resumed or reproduced, kept with the run."""
 
 import json
 import uuid
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from pneumonia.config.checking import as_parameters
-from pneumonia.config.data import DEMO, DataSettings
+from pneumonia.config.data import DEMO
 from pneumonia.config.experiment import Experiment
-from pneumonia.config.space import Dimension
-from pneumonia.config.training import TrainingSettings
+from pneumonia.config.search import SearchSettings
+from pneumonia.config.settings import Settings
 from pneumonia.data.dataset import DataSet
 from pneumonia.errors import UsageError
-from pneumonia.search.study import SearchSettings
 from pneumonia.tracking.local_state import LocalState
 from pneumonia.tracking.runs import Run, end_if_dead, read_text
 from pneumonia.tracking.store import tracking_uri
@@ -21,8 +18,7 @@ from pneumonia.tracking.store import tracking_uri
 _FILE = "run_config.json"
 
 
-@dataclass(frozen=True, slots=True)
-class RunConfig:
+class RunConfig(Settings):
     """A resolved ``pneumonia train``.
 
     Attributes:
@@ -40,28 +36,18 @@ class RunConfig:
         """Whether it is a search, not one training run."""
         return bool(self.search.study)
 
-    def named(self) -> "RunConfig":
+    def as_search(self) -> Self:
         """Make it a search, and give its study a name where the user gave none."""
         name = self.search.study or f"{self.experiment.name}-{uuid.uuid4().hex[:8]}"
-        return replace(self, search=replace(self.search, study=name))
+        return self.with_values(search=self.search.with_values(study=name))
 
     def keep(self, run: Run) -> None:
         """Keep it with the run: on this machine, and in the run's artifacts for others."""
-        experiment = self.experiment
-        data = {**as_parameters(experiment.data)}
-        if data["data"] != DEMO:
-            data["data"] = str(Path(data["data"]).absolute())
-        content = {
-            "tracking_uri": tracking_uri(),
-            "experiment": {
-                "name": experiment.name,
-                "training": as_parameters(experiment.training),
-                "data": data,
-                "space": {key: asdict(value) for key, value in experiment.space.items()},
-            },
-            "search": asdict(self.search),
-            "register_winner": self.register_winner,
-        }
+        data = self.experiment.data
+        if data.data != DEMO:
+            data = data.with_values(data=str(Path(data.data).absolute()))
+        kept = self.with_values(experiment=self.experiment.with_values(data=data))
+        content = {"tracking_uri": tracking_uri(), **kept.model_dump(mode="json")}
         run.local.write_run_config(content)
         run.log_text(json.dumps(content, indent=1), _FILE)
 
@@ -71,8 +57,7 @@ def log_run_config(run: Run, run_config: RunConfig, data: DataSet) -> None:
     experiment, search = run_config.experiment, run_config.search
     run_config.keep(run)
     run.log_data_set(data)
-    run.log_parameters(as_parameters(experiment.training))
-    run.log_parameters(as_parameters(experiment.data))
+    run.log_parameters(experiment.training.parameters() | experiment.data.parameters())
     run.log_parameters({"experiment": experiment.name, "trials": search.trials})
 
 
@@ -98,21 +83,14 @@ def read_run_config(run_id: str, *, local: bool = False) -> RunConfig:
             "machines share"
         )
     content = content or _stored(run_id)
-    experiment = content["experiment"]
-    space = {
-        key: Dimension(**{**value, "choices": tuple(value["choices"])})
-        for key, value in experiment["space"].items()
-    }
-    return RunConfig(
-        Experiment(
-            experiment["name"],
-            TrainingSettings(**experiment["training"]),
-            DataSettings(**experiment["data"]),
-            space,
-        ),
-        SearchSettings(**content["search"]),
-        content["register_winner"],
-    )
+    del content["tracking_uri"]
+    try:
+        return RunConfig(**content)
+    except UsageError as error:
+        raise UsageError(
+            f"run {run_id} was started by another version of this package ({error}): resume it "
+            "with that version, or start it anew"
+        ) from None
 
 
 def run_config_to_resume(run_id: str, *, local: bool = False) -> RunConfig:

@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from pneumonia.config.checking import as_parameters
 from pneumonia.config.experiment import Experiment, load_experiment
 from pneumonia.data.cache import Progress
-from pneumonia.data.dataset import DataSet, Images
+from pneumonia.data.dataset import DataSet, Images, preprocessing_of
 from pneumonia.data.splits import patient_folds
 from pneumonia.evaluation.decide import decide
 from pneumonia.evaluation.figures import confusion_matrices, roc_and_precision_recall
@@ -85,9 +84,9 @@ def run_cross_validation(run: Run, experiment: Experiment, data: DataSet, n_fold
     """
     settings = experiment.training
     run.log_data_set(data)
-    run.log_parameters({**as_parameters(settings), **as_parameters(experiment.data)})
+    run.log_parameters(settings.parameters() | experiment.data.parameters())
     run.log_parameters({"folds": n_folds, "experiment": experiment.name})
-    opened = data.open(settings.preprocessing)
+    opened = data.open(preprocessing_of(settings))
     pool = _joined(opened["train"], opened["validation"])
     engine = choose_engine(settings.device, settings.precision)
     out_of_fold = np.full(len(pool), np.nan)

@@ -108,7 +108,7 @@ def evaluate_model(
     run.log_parameters({"model_uri": model.uri, "data": str(root), "split": split})
     run.log_parameters({"data/digest": digest, "threshold": threshold or config.threshold})
     run.tag({"model_uri": model.uri, "model.run_id": model.run_id or "", "data.digest": digest})
-    training = TrainingSettings(
+    training = TrainingSettings().with_values(
         network=config.network,
         image_size=config.image_size,
         resize=config.resize,

@@ -1,13 +1,12 @@
 """Validate options, data and the device before anything is trained."""
 
 import logging
-from typing import Any
 
-from pneumonia.config.checking import as_parameters
 from pneumonia.config.data import DEMO
 from pneumonia.config.experiment import Experiment
 from pneumonia.data.cache import Progress
-from pneumonia.data.dataset import DataSet, load_data_set
+from pneumonia.data.dataset import DataSet, load_data_set, preprocessing_of
+from pneumonia.networks.registry import network_named
 from pneumonia.tracking.store import tracking_uri
 from pneumonia.training.device import choose_engine
 from pneumonia.training.distributed import torchrun_ranks
@@ -29,15 +28,15 @@ def load_data(
         PneumoniaError: The device or the data cannot be used.
     """
     training = experiment.training
+    network_named(training.network)
     engine = choose_engine(training.device, training.precision)
     if quiet:
-        return load_data_set(experiment.data, training.preprocessing)
+        return load_data_set(experiment.data, preprocessing_of(training))
     if experiment.data.data == DEMO:
         log.info("No --data given: using synthetic X-rays, made on the spot.")
-    data = load_data_set(experiment.data, training.preprocessing, progress)
+    data = load_data_set(experiment.data, preprocessing_of(training), progress)
     log.info("experiment %s, tracked in %s", experiment.name, tracking_uri())
-    settings: dict[str, Any] = {**as_parameters(experiment.data), **as_parameters(training)}
-    for key, value in settings.items():
+    for key, value in (experiment.data.parameters() | training.parameters()).items():
         log.info("  %s = %s", key, value)
     log.info("  running on %s in %s", engine.device, engine.precision)
     ranks = torchrun_ranks()

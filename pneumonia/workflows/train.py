@@ -6,14 +6,14 @@ from functools import partial
 from typing import Any
 
 from pneumonia.config.experiment import load_experiment
+from pneumonia.config.search import SearchSettings
 from pneumonia.data.cache import Progress
-from pneumonia.data.dataset import DataSet, load_data_set
+from pneumonia.data.dataset import DataSet, load_data_set, preprocessing_of
 from pneumonia.errors import UsageError
 from pneumonia.search import session
 from pneumonia.search.launch import launch_workers
 from pneumonia.search.run import run_search
 from pneumonia.search.storage import storage_url
-from pneumonia.search.study import SearchSettings
 from pneumonia.tracking.epochs import checkpoint_of, log_epoch
 from pneumonia.tracking.results import TrainingResult, description, log_result
 from pneumonia.tracking.run_config import (
@@ -37,12 +37,6 @@ OnRun = Callable[[str], None]
 def train(
     *,
     experiment: str = "auto",
-    trials: int = 1,
-    study: str = "",
-    storage: str = "",
-    timeout: float | None = None,
-    pruner: str = "median",
-    keep_checkpoints: str = "winner",
     jobs: int = 1,
     join: bool = False,
     resume: bool = False,
@@ -57,12 +51,6 @@ def train(
 
     Args:
         experiment: Name of an experiment file, path of one, or ``auto``.
-        trials: Trials of the search; 1 trains once with the fixed settings.
-        study: Name of the Optuna study.
-        storage: Optuna storage URL; empty is ``optuna.db`` in the working directory.
-        timeout: Seconds after which no new trial starts.
-        pruner: ``median``, ``hyperband`` or ``none``.
-        keep_checkpoints: ``winner`` or ``all``.
         jobs: Worker processes of a search on this machine.
         join: Whether to work on the study beside other workers; the first one creates it.
         resume: Whether to continue the study.
@@ -71,8 +59,9 @@ def train(
         experiment_name: MLflow experiment to log to.
         progress: Called with the number of images decoded so far, and of all.
         on_run: Called with the id of the MLflow run as soon as there is one.
-        **settings: Training and data settings by name, such as ``data`` and ``epochs``; the
-            others are the experiment's.
+        **settings: Settings by name, such as ``data``, ``epochs`` and ``trials``: those of
+            ``TrainingSettings`` and ``DataSettings``, whose others are the experiment's, and
+            those of ``SearchSettings``.
 
     Returns:
         The result; None where ``timeout`` has passed and other workers continue, and on all ranks
@@ -82,24 +71,19 @@ def train(
         PneumoniaError: A setting, the data, training or the tracking store failed.
         KeyboardInterrupt: The run was interrupted; it can be resumed.
     """
-    if (resume or join) and not study:
+    searching = {k: settings.pop(k) for k in SearchSettings.model_fields if k in settings}
+    search = SearchSettings(**searching)
+    if (resume or join) and not search.study:
         raise UsageError(
             f"--{'join' if join else 'resume'} needs the name of the study: add --study NAME"
         )
     run_config = RunConfig(
         experiment=load_experiment(experiment, settings),
-        search=SearchSettings(
-            trials=trials,
-            timeout=timeout,
-            study=study,
-            storage=storage_url(storage),
-            pruner=pruner,
-            keep_checkpoints=keep_checkpoints,
-        ),
+        search=search.with_values(storage=storage_url(search.storage)),
         register_winner=register,
     )
-    if trials > 1 or jobs > 1:
-        run_config = run_config.named()
+    if search.trials > 1 or jobs > 1:
+        run_config = run_config.as_search()
     if torchrun_ranks().is_first:
         connect(tracking_uri)
         choose_experiment(experiment_name)
@@ -204,7 +188,7 @@ def train_run(
     """
     settings = run_config.experiment.training
     log_run_config(run, run_config, data)
-    images = data.open(settings.preprocessing, progress)
+    images = data.open(preprocessing_of(settings), progress)
     checkpoint = checkpoint_of(run, settings, data)
     trained = loop.train(settings, images, partial(log_epoch, run, settings), checkpoint, ranks)
     if trained.remarks:
@@ -223,8 +207,8 @@ def _train_as_follower(run_config: RunConfig) -> None:
     logging.getLogger("pneumonia").setLevel(logging.ERROR)
     training = run_config.experiment.training
     device = choose_engine(training.device, training.precision).device
-    images = load_data_set(run_config.experiment.data, training.preprocessing).open(
-        training.preprocessing
+    images = load_data_set(run_config.experiment.data, preprocessing_of(training)).open(
+        preprocessing_of(training)
     )
     with joined(device) as ranks:
         loop.train(training, images, lambda _epoch: None, ranks=ranks)
