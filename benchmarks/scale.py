@@ -29,7 +29,7 @@ from pneumonia.config.space import Space
 from pneumonia.config.training import TrainingSettings
 from pneumonia.data.dataset import load_data_set, preprocessing_of
 from pneumonia.search.queue import TrialQueue
-from pneumonia.search.ranking import trials_table
+from pneumonia.search.report import trials_table
 from pneumonia.search.space import suggest
 from pneumonia.search.storage import queue_of
 from pneumonia.search.study import create_study, sampler_of

@@ -21,8 +21,9 @@ from PIL import Image
 from pneumonia.data.cache import default_folder, open_cache
 from pneumonia.data.decode import Preprocessing
 from pneumonia.processes import this_process
-from pneumonia.search.queue import TrialQueue, number_of
+from pneumonia.search.queue import TrialQueue
 from pneumonia.search.storage import open_storage, queue_of
+from pneumonia.search.trials import number_of
 from pneumonia.tracking.local_state import LocalState
 from pneumonia.tracking.outbox import Entry
 from pneumonia.tracking.runs import continue_run

@@ -11,7 +11,8 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
 
 from pneumonia.config.training import TrainingSettings
-from pneumonia.search.queue import TrialQueue, number_of
+from pneumonia.search.queue import TrialQueue
+from pneumonia.search.trials import number_of
 from pneumonia.tracking.results import TrainingResult
 
 Cli = Callable[..., Result]

@@ -8,9 +8,10 @@ from optuna.trial import FrozenTrial
 
 from pneumonia.doctor.checks import Issue, Mark, Remark, Section
 from pneumonia.processes import describe_process, is_alive
-from pneumonia.search.queue import TrialQueue, number_of, worker_of
+from pneumonia.search.queue import TrialQueue
 from pneumonia.search.storage import queue_of
 from pneumonia.search.study import WINNER, half_made
+from pneumonia.search.trials import number_of, worker_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import copy
 import logging
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -24,6 +24,15 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from pneumonia.processes import describe_process, is_alive, this_process
+from pneumonia.search.trials import (
+    NUMBER,
+    PROCESS,
+    REASON,
+    former_attempts,
+    number_of,
+    was_left,
+    worker_of,
+)
 
 log = logging.getLogger(__name__)
 
@@ -31,21 +40,13 @@ log = logging.getLogger(__name__)
 warnings.filterwarnings("ignore", category=ExperimentalWarning)
 
 _MAX_ATTEMPTS = 20
-_NUMBER, _REASON, _PROCESS, _SURPLUS = "number", "reason", "process", "surplus"
+_SURPLUS = "surplus"
 
 _HANDOVER = timedelta(seconds=10)
 """Without a lock: time that a process has to enqueue a trial again after it failed it."""
 
 _SIGNING = timedelta(seconds=60)
 """Without a lock: time that a worker has to write its process to a trial after it took it."""
-
-_STATES = {
-    TrialState.COMPLETE: "complete",
-    TrialState.PRUNED: "pruned",
-    TrialState.FAIL: "failed",
-    TrialState.RUNNING: "running",
-    TrialState.WAITING: "waiting",
-}
 
 Objective = Callable[[optuna.Trial], float]
 OnEnd = Callable[[FrozenTrial], None]
@@ -82,7 +83,7 @@ class TrialQueue:
         with self._locked():
             for number in range(len(self.trials()), n_trials):
                 given = first if first and number == 0 else {}
-                self.study.enqueue_trial(given, user_attrs={_NUMBER: number})
+                self.study.enqueue_trial(given, user_attrs={NUMBER: number})
 
     def trials(self) -> list[FrozenTrial]:
         """The study's trials by number, each as the attempt that counts.
@@ -92,10 +93,10 @@ class TrialQueue:
         """
         counted: dict[int, FrozenTrial] = {}
         for trial in sorted(self.study.get_trials(deepcopy=False), key=lambda t: t.number):
-            if _NUMBER not in trial.user_attrs or _SURPLUS in trial.user_attrs:
+            if NUMBER not in trial.user_attrs or _SURPLUS in trial.user_attrs:
                 continue
             known = counted.get(number_of(trial))
-            if known is None or _was_left(known):
+            if known is None or was_left(known):
                 counted[number_of(trial)] = trial
         return [counted[number] for number in sorted(counted)]
 
@@ -152,9 +153,9 @@ class TrialQueue:
             if attempt.number is None:
                 raise
             stored = self.study.get_trials(deepcopy=False)[attempt.number]
-            if not attempt.was_refused(error):
+            if not attempt.was_refused(error, stored):
                 self._put_back(stored)
-                raise
+                raise attempt.raised or error from None
             log.warning(
                 "trial %d: this worker's heartbeat was too late, so another worker has taken the "
                 "trial",
@@ -226,20 +227,20 @@ class TrialQueue:
         return [
             trial
             for trial in self.trials()
-            if _was_left(trial) and len(_former_attempts(trial)) < _MAX_ATTEMPTS
+            if was_left(trial) and len(former_attempts(trial)) < _MAX_ATTEMPTS
         ]
 
     def _put_back(self, trial: FrozenTrial) -> None:
         """Fail a trial, unless it has failed already, and enqueue it again as it was."""
         with self._locked():
-            if not _was_left(trial):
+            if not was_left(trial):
                 try:
                     self.study.tell(trial.number, state=TrialState.FAIL)
                 except (ValueError, UpdateFinishedTrialError):  # another process was faster
                     return
             again = copy.deepcopy(trial)
             # The next worker would otherwise be taken for the dead one until it has signed.
-            again.user_attrs = {k: v for k, v in trial.user_attrs.items() if k != _PROCESS}
+            again.user_attrs = {k: v for k, v in trial.user_attrs.items() if k != PROCESS}
             RetryHeartbeatStaleTrialCallback(max_retry=_MAX_ATTEMPTS)(self.study, again)
 
     def _locked(self) -> AbstractContextManager[Any]:
@@ -262,7 +263,7 @@ class _Attempt:
     def __call__(self, trial: optuna.Trial) -> float:
         self.number = trial.number
         try:
-            trial.set_user_attr(_PROCESS, this_process())
+            trial.set_user_attr(PROCESS, this_process())
             self.queue.unlock()
             if all(counted.number != trial.number for counted in self.queue.trials()):
                 trial.set_user_attr(_SURPLUS, value=True)
@@ -271,47 +272,17 @@ class _Attempt:
         except BaseException as error:
             self.raised = error
             if isinstance(error, TrialFailedError):
-                trial.set_user_attr(_REASON, str(error))
+                trial.set_user_attr(REASON, str(error))
             raise
 
-    def was_refused(self, error: BaseException) -> bool:
+    def was_refused(self, error: BaseException, stored: FrozenTrial) -> bool:
         """Whether the storage took nothing more for the trial: another process has failed it."""
-        # Study.optimize raises ValueError where a trial has ended before it stores the end.
-        at_the_end = isinstance(error, ValueError) and error is not self.raised
+        if isinstance(self.raised, KeyboardInterrupt):
+            return False
+        # Where a trial has ended before Study.optimize stores its end, that raises errors of its
+        # own, AssertionError among them.
+        at_the_end = error is not self.raised and stored.state == TrialState.FAIL
         return at_the_end or isinstance(self.raised, UpdateFinishedTrialError)
-
-
-def number_of(trial: FrozenTrial | optuna.Trial) -> int:
-    """A trial's number in its study, which all its attempts share."""
-    number: int = trial.user_attrs.get(_NUMBER, trial.number)
-    return number
-
-
-def worker_of(trial: FrozenTrial) -> Mapping[str, str]:
-    """The process that has a trial, or had it last; empty where none has signed."""
-    process: Mapping[str, str] = trial.user_attrs.get(_PROCESS, {})
-    return process
-
-
-def state_of(trial: FrozenTrial) -> str:
-    """A trial's state in one word: complete, pruned, failed, running or waiting."""
-    return _STATES[trial.state]
-
-
-def reason_of(trial: FrozenTrial) -> str:
-    """Why a trial failed; empty where it did not."""
-    if _was_left(trial):
-        return f"its worker stopped {len(_former_attempts(trial)) + 1} times"
-    return str(trial.user_attrs.get(_REASON, ""))
-
-
-def _was_left(trial: FrozenTrial) -> bool:
-    """Whether a trial failed without a reason of its own: its worker was stopped or died."""
-    return trial.state == TrialState.FAIL and _REASON not in trial.user_attrs
-
-
-def _former_attempts(trial: FrozenTrial) -> list[int]:
-    return RetryHeartbeatStaleTrialCallback.retry_history(trial)
 
 
 def _age(since: datetime | None) -> timedelta:

@@ -18,6 +18,9 @@ from pneumonia.search.storage import open_storage
 RUN = "run_id"
 """The study's attribute that names its run, which it does once it is ready."""
 
+RESULT = "result"
+"""The study's attribute that holds its result, once the winner is logged."""
+
 WINNER = "/winner-"
 """Stands between a study's name and a run's id in the name of the study that holds the claim to
 log the winner."""
@@ -112,7 +115,8 @@ def sampler_of(trial_number: int, seed: int) -> optuna.samplers.BaseSampler:
     """The sampler of one trial.
 
     Each trial has one of its own, seeded by its number: so a search that was interrupted goes on
-    with the draws it would have made, and two workers never draw alike.
+    with the draws it would have made from the same complete trials, and two workers never draw
+    alike.
     """
     return optuna.samplers.TPESampler(seed=(seed * 100_003 + trial_number) % 2**32)
 

@@ -12,16 +12,15 @@ from pneumonia.data.cache import Progress
 from pneumonia.data.dataset import DataSet, preprocessing_of
 from pneumonia.errors import TrainingError
 from pneumonia.evaluation.study_figures import optimisation_history, parameter_importance
-from pneumonia.search.queue import TrialQueue, number_of, reason_of, state_of
-from pneumonia.search.ranking import count_states, importances_of, trials_table
-from pneumonia.search.study import RUN
+from pneumonia.search.queue import TrialQueue
+from pneumonia.search.report import count_states, importances_of, result_of, trials_table
+from pneumonia.search.study import RESULT, RUN
+from pneumonia.search.trials import number_of, reason_of, state_of
 from pneumonia.tracking.local_state import LocalState
 from pneumonia.tracking.results import TrainingResult, description, log_result
 from pneumonia.tracking.run_config import RunConfig
 from pneumonia.tracking.runs import Run, find_run
 from pneumonia.training.loop import Trained, build_network
-
-_RESULT = "result"
 
 
 def finish(
@@ -52,10 +51,10 @@ def finish(
         result = _log_winner(run, run_config, data, queue, progress)
         run.end("FINISHED", "complete")
         run.outbox.flush(wait=True)
-        queue.study.set_user_attr(_RESULT, result.as_json())
+        queue.study.set_user_attr(RESULT, result.as_json())
         return 0.0
 
-    while not (known := queue.study.user_attrs.get(_RESULT)):
+    while not (known := queue.study.user_attrs.get(RESULT)):
         claims.recover()
         if claims.run_next(log_winner):
             continue
@@ -67,16 +66,10 @@ def finish(
     return TrainingResult.from_json(known)
 
 
-def result_of(study: optuna.Study) -> TrainingResult | None:
-    """What the study came to, once its winner is logged."""
-    known = study.user_attrs.get(_RESULT)
-    return TrainingResult.from_json(known) if known else None
-
-
 def reopen(study: optuna.Study) -> None:
     """Forget the result and its run: the study goes on in another."""
     study.set_user_attr(RUN, None)
-    study.set_user_attr(_RESULT, None)
+    study.set_user_attr(RESULT, None)
 
 
 def _log_winner(

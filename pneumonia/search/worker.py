@@ -12,10 +12,11 @@ from pneumonia.config.training import TrainingSettings
 from pneumonia.data.cache import Progress
 from pneumonia.data.dataset import DataSet, preprocessing_of
 from pneumonia.errors import PneumoniaError, TrackingError, TrainingError
-from pneumonia.search.queue import TrialFailedError, TrialQueue, number_of, reason_of, state_of
-from pneumonia.search.ranking import short, trials_table
+from pneumonia.search.queue import TrialFailedError, TrialQueue
+from pneumonia.search.report import short, trials_table
 from pneumonia.search.space import suggest
 from pneumonia.search.study import sampler_of
+from pneumonia.search.trials import number_of, reason_of, state_of
 from pneumonia.tracking.epochs import checkpoint_of, log_best, log_epoch
 from pneumonia.tracking.local_state import LocalState
 from pneumonia.tracking.run_config import RunConfig

@@ -6,8 +6,9 @@ import mlflow
 import optuna
 from mlflow.entities import Run
 
-from pneumonia.search.queue import TrialQueue, number_of, state_of
+from pneumonia.search.queue import TrialQueue
 from pneumonia.search.study import open_study
+from pneumonia.search.trials import number_of, state_of
 from tests.faults.checks import duplicates, every_run, history, registered, running
 from tests.faults.report import Report
 
