@@ -16,6 +16,7 @@ from pathlib import Path
 
 import click
 import numpy as np
+import optuna
 from PIL import Image
 
 from benchmarks.report import Figure, report
@@ -28,7 +29,7 @@ from pneumonia.config.space import Space
 from pneumonia.config.training import TrainingSettings
 from pneumonia.data.dataset import load_data_set, preprocessing_of
 from pneumonia.search.queue import TrialQueue
-from pneumonia.search.ranking import trials_table
+from pneumonia.search.report import trials_table
 from pneumonia.search.space import suggest
 from pneumonia.search.storage import queue_of
 from pneumonia.search.study import create_study, sampler_of
@@ -81,9 +82,11 @@ def trials(folder: Path, largest: int) -> Costs:
         queue.fill(1)
         _seconds_of_trial(queue, experiment.space, 0)
         (done,) = study.trials
-        # One as training leaves it, with its history.
-        done.user_attrs["history"] = [an_epoch()] * experiment.training.epochs
-        study.add_trials([done] * (size - 1))
+        # As training leaves them, with their history.
+        history = [an_epoch()] * experiment.training.epochs
+        for number in range(1, size):
+            done.user_attrs = {**done.user_attrs, "number": number, "history": history}
+            study.add_trial(done)
         queue.fill(size + 5)
         taken = [_seconds_of_trial(queue, experiment.space, size + n) for n in range(5)]
         # The median, since the first that is not drawn at random imports what the sampler needs.
@@ -94,14 +97,16 @@ def trials(folder: Path, largest: int) -> Costs:
 def _seconds_of_trial(queue: TrialQueue, space: Space, number: int) -> float:
     began = time.perf_counter()
     queue.recover()
-    trial = queue.take()
-    assert trial is not None
-    queue.study.sampler = sampler_of(number, 0)
-    drawn = suggest(trial, space)
-    trial.report(drawn["augmentation"], 1)
-    trial.should_prune()
-    queue.best()
-    queue.study.tell(trial, drawn["augmentation"])
+
+    def objective(trial: optuna.Trial) -> float:
+        queue.study.sampler = sampler_of(number, 0)
+        value = float(suggest(trial, space)["augmentation"])
+        trial.report(value, 1)
+        trial.should_prune()
+        queue.best()
+        return value
+
+    queue.run_next(objective)
     trials_table(queue, list(space), "0")
     return time.perf_counter() - began
 

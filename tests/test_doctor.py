@@ -3,8 +3,10 @@
 import os
 import shutil
 import signal
+import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import optuna
 import pytest
 from click.testing import Result
 from filelock import FileLock
+from optuna.trial import TrialState
 from PIL import Image
 
 from pneumonia.data.cache import default_folder, open_cache
@@ -20,6 +23,7 @@ from pneumonia.data.decode import Preprocessing
 from pneumonia.processes import this_process
 from pneumonia.search.queue import TrialQueue
 from pneumonia.search.storage import open_storage, queue_of
+from pneumonia.search.trials import number_of
 from pneumonia.tracking.local_state import LocalState
 from pneumonia.tracking.outbox import Entry
 from pneumonia.tracking.runs import continue_run
@@ -141,7 +145,7 @@ def test_runs_of_dead_processes_are_marked_and_no_others(place: Place, dead: Tag
     assert report.count("left  ") == 1
     assert place.status(left) == "RUNNING"
 
-    assert f"fixed  run {left}" in place.doctor("--fix", code=0)
+    assert f"fixed   run {left}" in place.doctor("--fix", code=0)
     assert place.status(left) == "KILLED"
     known = place.client.get_run(left)
     assert known.data.metrics == {"val/auc": 0.5}
@@ -159,45 +163,54 @@ def begun_study(name: str, url: str, run_id: str, trials: int = 2) -> TrialQueue
     return queue
 
 
-def take_as(queue: TrialQueue, tags: Tags, monkeypatch: pytest.MonkeyPatch) -> optuna.Trial:
-    with monkeypatch.context() as patch:
-        patch.setattr("pneumonia.search.queue.this_process", lambda: tags)
-        trial = queue.take()
-    assert trial is not None
+def take_as(queue: TrialQueue, tags: Tags) -> optuna.Trial:
+    trial = queue.study.ask()
+    trial.set_user_attr("process", tags)
     return trial
 
 
-def test_trials_of_dead_workers_wait_again(
-    place: Place, studies: str, dead: Tags, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_trials_of_dead_workers_wait_again(place: Place, studies: str, dead: Tags) -> None:
     queue = begun_study("night", studies, "0", trials=4)
-    lost, own, theirs = (
-        take_as(queue, tags, monkeypatch) for tags in (dead, this_process(), ELSEWHERE)
-    )
+    lost, own, theirs = (take_as(queue, tags) for tags in (dead, this_process(), ELSEWHERE))
     report = place.doctor(code=3)
     assert (
         f"left    trial {lost.number} of 'night' was left by process {dead['process.id']}" in report
     )
     assert "note    trial 2 of 'night' is worked on by process 1 on another-machine" in report
-    assert "fixed  trial 0 of 'night'" in place.doctor("--fix", code=0)
+    assert "fixed   trial 0 of 'night'" in place.doctor("--fix", code=0)
     assert [trial.number for trial in queue.running()] == [own.number, theirs.number]
     assert len(queue.trials()) == 4
     assert "trial 0" not in place.doctor(code=0)
 
 
-def test_a_trial_of_another_machine_is_left_once_its_heartbeat_is_long_past(
-    place: Place, studies: str, monkeypatch: pytest.MonkeyPatch
+def test_a_trial_of_another_machine_is_run_again_once_its_heartbeat_is_long_past(
+    place: Place, studies: str
 ) -> None:
+    """The next worker takes a trial of another machine whose heartbeat is missing, not before."""
     queue = begun_study("night", studies, "0")
-    take_as(queue, ELSEWHERE, monkeypatch)
+    database = studies.removeprefix("sqlite:///")
+    trial = take_as(queue, ELSEWHERE)
     assert "trial 0 of 'night' is worked on by process 1" in place.doctor("--fix", code=0)
-    monkeypatch.setattr(
-        optuna.storages.RDBStorage,
-        "_get_stale_trial_ids",
-        lambda *_: [queue.running()[0]._trial_id],
-    )
-    assert "fixed  trial 0 of 'night'" in place.doctor("--fix", code=0)
-    assert queue.running() == []
+    ended: list[int] = []
+
+    def run_all() -> None:
+        queue.recover()
+        while queue.run_next(lambda _trial: 0.5, lambda trial: ended.append(number_of(trial))):
+            queue.recover()
+
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute(
+            "INSERT INTO trial_heartbeats (trial_id, heartbeat) "
+            "SELECT trial_id, CURRENT_TIMESTAMP FROM trials WHERE state = 'RUNNING'"
+        )
+    run_all()
+    assert ended == [1]
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("UPDATE trial_heartbeats SET heartbeat = '2020-01-01 00:00:00'")
+    run_all()
+    assert ended == [1, 0]
+    assert [t.state for t in queue.trials()] == [TrialState.COMPLETE] * 2
+    assert queue.study.trials[trial.number].state == TrialState.FAIL
 
 
 def test_a_study_that_was_left_half_made_is_deleted_and_another_program_s_is_not(
@@ -213,7 +226,7 @@ def test_a_study_that_was_left_half_made_is_deleted_and_another_program_s_is_not
     assert "note    study 'preparing' is being made ready" in report
     assert "note    study 'theirs' is not ready" in report
     assert "foreign" not in report
-    assert "fixed  study 'half'" in place.doctor("--fix", code=0)
+    assert "fixed   study 'half'" in place.doctor("--fix", code=0)
     assert optuna.get_all_study_names(studies) == ["preparing", "theirs", "foreign"]
 
 
@@ -230,13 +243,13 @@ def test_a_search_is_not_left_while_somebody_works_on_its_study(
         }
     )
     queue = begun_study("night", studies, run_id)
-    trial = take_as(queue, ELSEWHERE, monkeypatch)
+    trial = take_as(queue, ELSEWHERE)
     assert "has died: others go on with its study" in place.doctor("--fix", code=0)
     assert place.status(run_id) == "RUNNING"
     queue.study.tell(trial, 0.5)
-    take_as(queue, dead, monkeypatch)
+    take_as(queue, dead)
     report = place.doctor("--fix", code=0)
-    assert "fixed  trial 1 of 'night'" in report
+    assert "fixed   trial 1 of 'night'" in report
     assert f"marked KILLED; 'pneumonia train --resume {run_id}' goes on with it" in report
     assert place.status(run_id) == "KILLED"
     assert LocalState(run_id).run_config.exists()
@@ -304,7 +317,7 @@ def test_what_waits_to_be_delivered_is_told_and_kept(
     assert place.status(run_id) == "RUNNING"
     assert [file.name for file in local.outbox.iterdir()] == ["000001.json"]
     assert place.cli("sync").exit_code == 0
-    assert f"fixed  run {run_id}" in place.doctor("--fix", code=0)
+    assert f"fixed   run {run_id}" in place.doctor("--fix", code=0)
     assert place.client.get_run(run_id).data.tags["late"] == "yes"
 
 
@@ -364,7 +377,7 @@ def test_a_cache_is_left_when_its_builder_was_killed_and_not_while_it_builds(
     assert "nothing is left behind" in place.doctor("--fix", code=0)
     assert (target / "pixels.npy").exists()
     (target / "index.json").unlink()  # as when it was killed while it removed a damaged one
-    assert f"fixed  cache {str(target)!r}" in place.doctor("--fix", code=0)
+    assert f"fixed   cache {str(target)!r}" in place.doctor("--fix", code=0)
     assert len(open_cache(files, Preprocessing(32)).rows) == 1
 
 

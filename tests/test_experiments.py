@@ -1,6 +1,8 @@
 import csv
+import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -63,14 +65,21 @@ def test_a_search_keeps_every_trial_and_scores_only_the_winner_on_test(
     children = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
     (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
     assert {child.info.run_name for child in children} == {f"resnet34-t00{n}" for n in range(3)}
-    assert {child.data.tags["trial.state"] for child in children} <= {"complete", "pruned"}
+    assert {child.data.tags["trial.state"] for child in children} == {"complete"}
     assert not any(key.startswith("test/") for child in children for key in child.data.metrics)
     assert "test/auc" in parent.data.metrics
-    assert "winner/val_auc" in parent.data.metrics
+    kinds = {key.partition("/")[0] for key in parent.data.metrics}
+    assert kinds == {"best", "search", "test"}  # the winner's curves stay in its own run
+    steps = client.get_metric_history(parent.info.run_id, "search/best")
+    assert [metric.step for metric in steps] == [0, 1, 2]
+    assert [metric.value for metric in steps] == sorted(metric.value for metric in steps)
+    assert all({"best/auc", "best/epoch"} <= child.data.metrics.keys() for child in children)
     study = optuna.load_study(study_name="night", storage=f"sqlite:///{workplace}/optuna.db")
     assert len(study.trials) == 3
     assert parent.data.metrics["best/auc"] == pytest.approx(study.best_trial.value)
-    assert parent.data.tags["winner.run_id"] == study.best_trial.user_attrs["run_id"]
+    winner = study.best_trial.user_attrs["run_id"]
+    assert parent.data.tags["winner.run_id"] == winner
+    assert f"(#/experiments/0/runs/{winner}) won" in parent.data.tags["mlflow.note.content"]
     kept = [c for c in children if client.list_artifacts(c.info.run_id, "checkpoints")]
     assert [c.info.run_id for c in kept] == [parent.data.tags["winner.run_id"]]
     assert "| trial | state | val auc |" in parent.data.tags["mlflow.note.content"]
@@ -110,10 +119,13 @@ def test_a_failing_trial_is_recorded_and_does_not_end_the_study(
         calls.append(arguments)
         if len(calls) == 1:
             raise TrainingError("training loss is nan in epoch 1")
-        return train(*arguments)
+        trained = train(*arguments)
+        if len(calls) > 2:
+            return trained
+        return replace(trained, history=[{**e, "val/auc": math.nan} for e in trained.history])
 
     monkeypatch.setattr(worker, "train", sometimes)
-    result = run_cli("train", "--data", xrays, *QUICK, "--trials", 2)
+    result = run_cli("train", "--data", xrays, *QUICK, "--trials", 3)
     assert result.exit_code == 0, result.stderr
     states = {
         run.info.run_name: (run.info.status, run.data.tags["trial.state"])
@@ -121,8 +133,10 @@ def test_a_failing_trial_is_recorded_and_does_not_end_the_study(
         if "mlflow.parentRunId" in run.data.tags
     }
     assert states["resnet34-t000"] == ("FAILED", "failed")
-    assert states["resnet34-t001"] == ("FINISHED", "complete")
+    assert states["resnet34-t001"] == ("FAILED", "failed")
+    assert states["resnet34-t002"] == ("FINISHED", "complete")
     assert "trial 0 failed: training loss is nan" in result.stderr
+    assert "trial 1 failed: validation auc was never a number" in result.stderr
 
 
 def test_cross_validation_scores_every_image_out_of_fold(

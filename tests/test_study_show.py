@@ -11,7 +11,8 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
 
 from pneumonia.config.training import TrainingSettings
-from pneumonia.search.queue import TrialQueue, first_number
+from pneumonia.search.queue import TrialQueue
+from pneumonia.search.trials import number_of
 from pneumonia.tracking.results import TrainingResult
 
 Cli = Callable[..., Result]
@@ -28,7 +29,7 @@ def add(study: optuna.Study, value: float | None, rate: float, state: TrialState
             value=value,
             params={"learning_rate": rate, "optimizer": "adam"},
             distributions=SPACE,
-            user_attrs={"run_id": f"run-of-{rate}"},
+            user_attrs={"run_id": f"run-of-{rate}", "number": len(study.trials)},
         )
     )
 
@@ -43,7 +44,7 @@ def night(workplace: Path) -> optuna.Study:
     for value, rate in ((0.91, 1e-3), (0.875, 1e-4), (0.5, 0.1), (0.9, 3e-4)):
         add(study, value, rate, TrialState.COMPLETE)
     add(study, None, 0.05, TrialState.FAIL)
-    study.enqueue_trial({})
+    study.enqueue_trial({}, user_attrs={"number": 5})
     optuna.create_study(study_name="night/winner-parent-r", storage=study._storage)
     return study
 
@@ -132,13 +133,18 @@ def test_a_trial_taken_up_again_is_drawn_at_its_own_number(monkeypatch: pytest.M
 
     queue = TrialQueue(optuna.create_study(direction="maximize"), None)
     queue.fill(3)
-    interrupted = queue.take()
-    assert interrupted is not None
-    queue.give_back(interrupted)
-    for value in (0.7, 0.8, 0.9):  # trials 1 and 2, and then 0 by its second attempt
-        trial = queue.take()
-        assert trial is not None
-        queue.study.tell(trial, value)
+    values = iter((KeyboardInterrupt(), 0.7, 0.8, 0.9))  # 0, 1, 2, and 0 by its second attempt
+
+    def objective(_trial: optuna.Trial) -> float:
+        value = next(values)
+        if isinstance(value, KeyboardInterrupt):
+            raise value
+        return value
+
+    with pytest.raises(KeyboardInterrupt):
+        queue.run_next(objective)
+    while queue.run_next(objective):
+        pass
     drawn = []
     monkeypatch.setattr(winner, "optimisation_history", lambda *given, **_: drawn.append(given))
     run = SimpleNamespace(log_figure=lambda *_: None)
@@ -146,4 +152,4 @@ def test_a_trial_taken_up_again_is_drawn_at_its_own_number(monkeypatch: pytest.M
     assert drawn == [([0.9, 0.7, 0.8], ["complete"] * 3)]
     best = queue.best()
     assert best is not None
-    assert first_number(best) == 0
+    assert number_of(best) == 0

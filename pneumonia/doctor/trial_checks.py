@@ -8,9 +8,10 @@ from optuna.trial import FrozenTrial
 
 from pneumonia.doctor.checks import Issue, Mark, Remark, Section
 from pneumonia.processes import describe_process, is_alive
-from pneumonia.search.queue import TrialQueue, first_number, worker_of
+from pneumonia.search.queue import TrialQueue
 from pneumonia.search.storage import queue_of
 from pneumonia.search.study import WINNER, half_made
+from pneumonia.search.trials import number_of, worker_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,4 +105,4 @@ def _judged(study: optuna.Study, storage: BaseStorage) -> Remark | Issue:
 
 def _named(study: optuna.Study, trial: FrozenTrial) -> str:
     name, claim, _ = study.study_name.partition(WINNER)
-    return f"the winner of study {name!r}" if claim else f"trial {first_number(trial)} of {name!r}"
+    return f"the winner of study {name!r}" if claim else f"trial {number_of(trial)} of {name!r}"

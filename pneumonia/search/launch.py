@@ -11,8 +11,8 @@ from collections.abc import Mapping
 import torch
 
 from pneumonia.errors import TrainingError
+from pneumonia.search.report import result_of
 from pneumonia.search.session import Search
-from pneumonia.search.winner import result_of
 from pneumonia.tracking.results import TrainingResult
 from pneumonia.tracking.runs import run_context
 from pneumonia.tracking.store import tracking_uri

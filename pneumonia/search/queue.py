@@ -1,15 +1,17 @@
-"""A study as a queue: any number of workers take its trials, and a dead worker's goes on.
+"""The trials of a study, shared by any number of workers.
 
-The trials of a study are made at once, waiting; so their number is exact however many workers take
-them. The coordination is Optuna's own storage: a waiting trial becomes running for one worker only.
+All trials are enqueued when the study is made, each with its number as a user attribute; so their
+number is exact, however many workers there are. ``Study.optimize`` takes a trial, sends its
+heartbeat while it runs, and stores how it ended. A trial that its worker left is failed and
+enqueued again, with the same number and parameters, as the next attempt.
 """
 
 import copy
 import logging
-import threading
+import math
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,31 +19,45 @@ from typing import Any
 import optuna
 from filelock import FileLock
 from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
-from optuna.storages import RetryHeartbeatStaleTrialCallback
-from optuna.storages._heartbeat import BaseHeartbeat
+from optuna.storages import RetryHeartbeatStaleTrialCallback, fail_stale_trials
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from pneumonia.processes import describe_process, is_alive, this_process
+from pneumonia.search.trials import (
+    NUMBER,
+    PROCESS,
+    REASON,
+    former_attempts,
+    number_of,
+    was_left,
+    worker_of,
+)
 
 log = logging.getLogger(__name__)
 
-# Heartbeats have been experimental for years; our users can do nothing about it.
+# Heartbeats have been experimental for years; users of the command can do nothing about it.
 warnings.filterwarnings("ignore", category=ExperimentalWarning)
 
-_MOST_ATTEMPTS = 20
-_AGAIN, _REASON, _PROCESS = "retry_history", "reason", "process"
-_HAND_OVER = timedelta(seconds=10)
-"""After this a trial between two workers counts as lost. Where that is too early, because clocks of
-machines differ, it is put back twice, which does no harm."""
+_MAX_ATTEMPTS = 20
+_SURPLUS = "surplus"
 
-_STATES = {
-    TrialState.COMPLETE: "complete",
-    TrialState.PRUNED: "pruned",
-    TrialState.FAIL: "failed",
-    TrialState.RUNNING: "running",
-    TrialState.WAITING: "waiting",
-}
+_HANDOVER = timedelta(seconds=10)
+"""Without a lock: time that a process has to enqueue a trial again after it failed it."""
+
+_SIGNING = timedelta(seconds=60)
+"""Without a lock: time that a worker has to write its process to a trial after it took it."""
+
+Objective = Callable[[optuna.Trial], float]
+OnEnd = Callable[[FrozenTrial], None]
+
+
+class TrialFailedError(Exception):
+    """A trial failed for a reason of its own: it is not run again, and the study goes on."""
+
+
+class _SurplusTrialError(Exception):
+    """The trial is none of the study's numbered trials, or another attempt at it counts."""
 
 
 class TrialQueue:
@@ -56,40 +72,33 @@ class TrialQueue:
 
         Args:
             study: The study.
-            lock: File to lock while trials change hands; for storages that leave that to us
-                (sqlite does not lock what is only read).
+            lock: File to lock while trials change hands, where all workers are on this machine;
+                None for a database server, which locks the trials itself.
         """
         self.study = study
-        self._storage = study._storage  # noqa: SLF001 - a study does not show its storage
-        self._lock = lock
+        self._lock = FileLock(lock) if lock else None
 
     def fill(self, n_trials: int, first: dict[str, Any] | None = None) -> None:
-        """Add waiting trials until there are ``n_trials``; the first may have given parameters."""
-        with self._alone():
-            there = len(self.trials())
-            for number in range(there, n_trials):
-                self.study.enqueue_trial(first if first and number == 0 else {})
+        """Enqueue trials until there are ``n_trials``; the first may have given parameters."""
+        with self._locked():
+            for number in range(len(self.trials()), n_trials):
+                given = first if first and number == 0 else {}
+                self.study.enqueue_trial(given, user_attrs={NUMBER: number})
 
     def trials(self) -> list[FrozenTrial]:
-        """The study's trials; one that was taken up again counts once, by its last attempt.
+        """The study's trials by number, each as the attempt that counts.
 
-        Of two attempts that follow the same one, put back by two workers at the same moment, the
-        first counts.
+        That is the first attempt that was not left by its worker: two processes may have enqueued
+        a trial again at the same moment.
         """
-        every = self.study.get_trials(deepcopy=False)
-        replaced = {number for trial in every for number in _history(trial)}
-        followed: set[int] = set()
-        counted = []
-        for trial in sorted(every, key=lambda t: t.number):
-            follows = _history(trial)[-1:]
-            if trial.number not in replaced and followed.isdisjoint(follows):
-                counted.append(trial)
-            followed.update(follows)
-        return counted
-
-    def stored(self, trial: optuna.Trial) -> FrozenTrial:
-        """A trial as it is stored now. ``study.trials`` would copy all of them for it."""
-        return self.study.get_trials(deepcopy=False)[trial.number]
+        counted: dict[int, FrozenTrial] = {}
+        for trial in sorted(self.study.get_trials(deepcopy=False), key=lambda t: t.number):
+            if NUMBER not in trial.user_attrs or _SURPLUS in trial.user_attrs:
+                continue
+            known = counted.get(number_of(trial))
+            if known is None or was_left(known):
+                counted[number_of(trial)] = trial
+        return [counted[number] for number in sorted(counted)]
 
     def ranked(self) -> list[FrozenTrial]:
         """The trials, the best complete one first; those that did not complete come last.
@@ -97,208 +106,185 @@ class TrialQueue:
         Of equally good ones the first comes first; Optuna leaves that to the database.
         """
         sign = -1 if self.study.direction == StudyDirection.MAXIMIZE else 1
-        return sorted(
-            self.trials(),
-            key=lambda t: (
-                t.state != TrialState.COMPLETE,
-                sign * (t.value or 0.0),
-                first_number(t),
-            ),
-        )
+
+        def place(trial: FrozenTrial) -> tuple[bool, float, int]:
+            value = trial.value if trial.value is not None else math.nan
+            incomplete = trial.state != TrialState.COMPLETE or not math.isfinite(value)
+            return incomplete, sign * value if math.isfinite(value) else 0.0, number_of(trial)
+
+        return sorted(self.trials(), key=place)
 
     def best(self) -> FrozenTrial | None:
-        """The best complete trial; None before there is one."""
+        """The best complete trial whose value is a number; None before there is one."""
         first = next(iter(self.ranked()), None)
-        return first if first and first.state == TrialState.COMPLETE else None
+        if first is None or first.state != TrialState.COMPLETE or first.value is None:
+            return None
+        return first if math.isfinite(first.value) else None
 
-    def take(self) -> optuna.Trial | None:
-        """Take a waiting trial; None where there is none."""
-        with self._alone():
-            for waiting in self.trials():
-                if waiting.state != TrialState.WAITING:
-                    continue
-                trial_id = waiting._trial_id  # noqa: SLF001 - what the storage calls it
-                # First of all: a worker that dies before it has signed is missed by this alone.
-                self._beat(trial_id)
-                try:
-                    taken = self._storage.set_trial_state_values(trial_id, TrialState.RUNNING)
-                except UpdateFinishedTrialError:
-                    continue
-                if taken:
-                    # One value and not before it is ours, or another's could be half read as ours.
-                    self._storage.set_trial_user_attr(trial_id, _PROCESS, this_process())
-                    return optuna.Trial(self.study, trial_id)
-        return None
+    def run_next(self, objective: Objective, on_end: OnEnd = lambda _trial: None) -> bool:
+        """Run the next waiting trial.
 
-    def give_back(self, trial: optuna.Trial) -> None:
-        """Put a trial that was interrupted back into the queue."""
-        self._again(self.stored(trial))
+        Args:
+            objective: Gives the trial's value, or raises ``optuna.TrialPruned`` or
+                ``TrialFailedError``. Any other exception puts the trial back into the queue, and
+                is raised.
+            on_end: Called with the trial once its end is stored.
+
+        Returns:
+            Whether there was one.
+        """
+        attempt = _Attempt(self, objective)
+
+        def ended(_study: optuna.Study, trial: FrozenTrial) -> None:
+            if _SURPLUS not in trial.user_attrs:
+                on_end(trial)
+
+        self.lock()
+        try:
+            if not self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+                return False
+            self.study.optimize(
+                attempt,
+                n_trials=1,
+                catch=(TrialFailedError, _SurplusTrialError),
+                callbacks=[ended],
+            )
+        except BaseException as error:
+            if attempt.number is None:
+                raise
+            stored = self.study.get_trials(deepcopy=False)[attempt.number]
+            if not attempt.was_refused(error, stored):
+                self._put_back(stored)
+                raise attempt.raised or error from None
+            log.warning(
+                "trial %d: this worker's heartbeat was too late, so another worker has taken the "
+                "trial",
+                number_of(stored),
+            )
+        finally:
+            self.unlock()
+        return True
+
+    def lock(self) -> None:
+        """Keep other processes from taking a trial or putting one back."""
+        if self._lock:
+            self._lock.acquire()
+
+    def unlock(self) -> None:
+        """Let other processes go on; does nothing where this one does not hold the lock."""
+        if self._lock:
+            self._lock.release()
 
     def recover(self) -> None:
-        """Put the trials of dead workers back into the queue.
+        """Put the trials that dead workers have left back into the queue.
 
-        Those of this machine are known to be dead at once, others by their missing heartbeat.
+        A worker of this machine is known to be dead at once, one of another machine by its missing
+        heartbeat, where the storage keeps heartbeats.
         """
-        with self._alone():
-            for trial in self._left_running():
+        with self._locked():
+            fail_stale_trials(self.study)
+            for trial in self.left():
                 log.info(
-                    "trial %d was left by %s: it is taken up again",
-                    first_number(trial),
+                    "trial %d was left by %s: it is run again",
+                    number_of(trial),
                     describe_process(worker_of(trial)),
                 )
-                self._again(trial)
-            for trial in self._surely_lost():
-                take_up_again(self.study, trial)
+                self._put_back(trial)
 
     def left(self) -> list[FrozenTrial]:
-        """The trials of dead workers: those that ``recover`` would put back into the queue."""
-        with self._alone():
-            return [*self._left_running(), *self._surely_lost()]
+        """The trials that dead workers have left: those that ``recover`` puts back."""
+        with self._locked():
+            running = [trial for trial in self.running() if self._is_left(trial)]
+            # With the lock, no other process can be about to enqueue a failed trial again.
+            lost = [t for t in self._lost() if self._lock or _age(t.datetime_complete) > _HANDOVER]
+            return [*running, *lost]
 
     def running(self) -> list[FrozenTrial]:
         """The trials that some worker has."""
-        return self.study.get_trials(deepcopy=True, states=(TrialState.RUNNING,))
+        return [trial for trial in self.trials() if trial.state == TrialState.RUNNING]
+
+    def unsettled(self) -> list[FrozenTrial]:
+        """The trials that some worker has, and those that will be enqueued again."""
+        return [*self.running(), *self._lost()]
 
     def others_at_work(self) -> bool:
         """Whether another worker has a trial; one that this process still has is put back."""
         self.recover()
         running = self.running()
-        own = [t for t in running if worker_of(t) == this_process()]
-        for trial in own:  # interrupted between taking it and working on it
-            self._again(trial)
+        own = [trial for trial in running if worker_of(trial) == this_process()]
+        for trial in own:  # interrupted while Optuna stored its end
+            self._put_back(trial)
         return len(running) > len(own)
 
-    def unsettled(self) -> list[FrozenTrial]:
-        """The trials that some worker has, and those lost between two workers."""
-        return [*self.running(), *self._lost()]
-
-    def fail(self, trial: optuna.Trial, reason: str) -> None:
-        """Record a trial as failed, with its reason; it is not run again."""
-        trial.set_user_attr(_REASON, reason)
-        self.study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
+    def _is_left(self, trial: FrozenTrial) -> bool:
+        process = worker_of(trial)
+        if not process:  # its worker stopped between taking it and writing its process to it
+            return bool(self._lock) or _age(trial.datetime_start) > _SIGNING
+        return is_alive(process) is False
 
     def _lost(self) -> list[FrozenTrial]:
-        """Trials whose taker-up died between failing them and putting them back."""
+        """Trials that failed without a reason of their own and were not enqueued again."""
         return [
             trial
             for trial in self.trials()
-            if trial.state == TrialState.FAIL
-            and _REASON not in trial.user_attrs
-            and len(_history(trial)) < _MOST_ATTEMPTS
+            if was_left(trial) and len(former_attempts(trial)) < _MAX_ATTEMPTS
         ]
 
-    def _surely_lost(self) -> list[FrozenTrial]:
-        """Lost trials that nobody is about to put back: no other holds the lock, or it is long."""
-        return [t for t in self._lost() if self._lock or _age(t) > _HAND_OVER]
-
-    def _left_running(self) -> list[FrozenTrial]:
-        """The running trials whose worker is dead."""
-        stale = self._stale_trials()
-        left = []
-        for trial in self.running():
-            process = worker_of(trial)
-            works = is_alive(process)
-            # Who takes a trial signs it before the lock is released.
-            unsigned = bool(self._lock) and not process
-            if works is False or unsigned or (works is None and trial._trial_id in stale):  # noqa: SLF001
-                left.append(trial)
-        return left
-
-    @contextmanager
-    def beating(self, trial: optuna.Trial) -> Iterator[None]:
-        """Tell other machines within the block that the trial is worked on."""
-        # Optuna's own thread ends with a traceback where the storage is away for a moment.
-        interval = _heartbeats(self._storage)
-        ended = threading.Event()
-
-        def beat() -> None:
-            while not ended.wait(interval):
+    def _put_back(self, trial: FrozenTrial) -> None:
+        """Fail a trial, unless it has failed already, and enqueue it again as it was."""
+        with self._locked():
+            if not was_left(trial):
                 try:
-                    self._beat(trial._trial_id)  # noqa: SLF001 - likewise
-                except Exception as error:  # noqa: BLE001 - each storage has errors of its own
-                    log.debug("no heartbeat reached the storage: %s", error)
+                    self.study.tell(trial.number, state=TrialState.FAIL)
+                except (ValueError, UpdateFinishedTrialError):  # another process was faster
+                    return
+            again = copy.deepcopy(trial)
+            # The next worker would otherwise be taken for the dead one until it has signed.
+            again.user_attrs = {k: v for k, v in trial.user_attrs.items() if k != PROCESS}
+            RetryHeartbeatStaleTrialCallback(max_retry=_MAX_ATTEMPTS)(self.study, again)
 
-        if interval is None:
-            yield
-            return
-        thread = threading.Thread(target=beat, daemon=True)
-        thread.start()
+    def _locked(self) -> AbstractContextManager[Any]:
+        return self._lock or nullcontext()
+
+
+class _Attempt:
+    """An objective for ``Study.optimize`` that signs the trial with this process first.
+
+    Attributes:
+        number: Optuna's number of the trial that was taken; None before one was.
+        raised: What the objective raised, if anything.
+    """
+
+    def __init__(self, queue: TrialQueue, objective: Objective) -> None:
+        self.queue, self.objective = queue, objective
+        self.number: int | None = None
+        self.raised: BaseException | None = None
+
+    def __call__(self, trial: optuna.Trial) -> float:
+        self.number = trial.number
         try:
-            yield
-        finally:
-            ended.set()
-            thread.join()
+            trial.set_user_attr(PROCESS, this_process())
+            self.queue.unlock()
+            if all(counted.number != trial.number for counted in self.queue.trials()):
+                trial.set_user_attr(_SURPLUS, value=True)
+                raise _SurplusTrialError
+            return self.objective(trial)
+        except BaseException as error:
+            self.raised = error
+            if isinstance(error, TrialFailedError):
+                trial.set_user_attr(REASON, str(error))
+            raise
 
-    def _again(self, trial: FrozenTrial) -> None:
-        try:
-            self._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)  # noqa: SLF001
-        except UpdateFinishedTrialError:  # another was faster
-            return
-        take_up_again(self.study, trial)
-
-    def _beat(self, trial_id: int) -> None:
-        if isinstance(self._storage, BaseHeartbeat):
-            self._storage.record_heartbeat(trial_id)
-
-    def _stale_trials(self) -> set[int]:
-        """Identifiers of running trials whose heartbeat is missing.
-
-        Not Optuna's fail_stale_trials: it would take trials from workers that are known to live,
-        after the storage was away.
-        """
-        if not isinstance(self._storage, BaseHeartbeat) or not _heartbeats(self._storage):
-            return set()
-        return set(self._storage._get_stale_trial_ids(self.study._study_id))  # noqa: SLF001
-
-    def _alone(self) -> AbstractContextManager[Any]:
-        return FileLock(self._lock) if self._lock else nullcontext()
+    def was_refused(self, error: BaseException, stored: FrozenTrial) -> bool:
+        """Whether the storage took nothing more for the trial: another process has failed it."""
+        if isinstance(self.raised, KeyboardInterrupt):
+            return False
+        # Where a trial has ended before Study.optimize stores its end, that raises errors of its
+        # own, AssertionError among them.
+        at_the_end = error is not self.raised and stored.state == TrialState.FAIL
+        return at_the_end or isinstance(self.raised, UpdateFinishedTrialError)
 
 
-def take_up_again(study: optuna.Study, trial: FrozenTrial) -> None:
-    """Put a trial back into the queue with its parameters, unless it was too often."""
-    again = copy.deepcopy(trial)
-    # It is nobody's now: were it signed, its next worker would be taken for the dead one.
-    again.user_attrs = {
-        key: value for key, value in trial.user_attrs.items() if key not in (_PROCESS, _REASON)
-    }
-    RetryHeartbeatStaleTrialCallback(max_retry=_MOST_ATTEMPTS)(study, again)
-
-
-def _heartbeats(storage: optuna.storages.BaseStorage) -> int | None:
-    """Seconds between two heartbeats; None where the storage takes none."""
-    return storage.get_heartbeat_interval() if isinstance(storage, BaseHeartbeat) else None
-
-
-def _history(trial: FrozenTrial) -> list[int]:
-    """Numbers of a trial's former attempts."""
-    numbers: list[int] = trial.system_attrs.get(_AGAIN, [])
-    return numbers
-
-
-def _age(trial: FrozenTrial) -> timedelta:
+def _age(since: datetime | None) -> timedelta:
     now = datetime.now()  # noqa: DTZ005 - without a time zone, as Optuna stores it
-    return now - (trial.datetime_complete or now)
-
-
-def first_number(trial: FrozenTrial) -> int:
-    """Number of a trial's first attempt, by which it is called."""
-    history = _history(trial)
-    return history[0] if history else trial.number
-
-
-def worker_of(trial: FrozenTrial) -> Mapping[str, str]:
-    """The process that has a trial, or had it last; empty where none has signed."""
-    process: Mapping[str, str] = trial.user_attrs.get(_PROCESS, {})
-    return process
-
-
-def state_of(trial: FrozenTrial) -> str:
-    """A trial's state in our words: complete, pruned, failed, running or waiting."""
-    return _STATES[trial.state]
-
-
-def reason_of(trial: FrozenTrial) -> str:
-    """Why a trial failed; empty where it did not."""
-    if trial.state == TrialState.FAIL and _REASON not in trial.user_attrs:
-        return f"its worker died {_MOST_ATTEMPTS} times"
-    return str(trial.user_attrs.get(_REASON, ""))
+    return now - (since or now)

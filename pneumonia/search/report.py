@@ -1,6 +1,8 @@
-"""Studies as plain text for a terminal."""
+"""How the trials of a study compare, as text for a terminal and as Markdown for MLflow."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage
@@ -8,11 +10,11 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from pneumonia.errors import UsageError, nearest
-from pneumonia.search.queue import TrialQueue, first_number, state_of
-from pneumonia.search.ranking import count_states, importances_of, short
+from pneumonia.search.queue import TrialQueue
 from pneumonia.search.storage import existing_storage, storage_url
-from pneumonia.search.study import RUN, known_studies
-from pneumonia.search.winner import result_of
+from pneumonia.search.study import RESULT, RUN, known_studies
+from pneumonia.search.trials import number_of, state_of
+from pneumonia.tracking.results import TrainingResult
 
 _MOST_ROWS = 20
 
@@ -70,6 +72,57 @@ def list_studies(storage: str) -> str:
     )
 
 
+def trials_table(queue: TrialQueue, keys: Sequence[str], experiment_id: str) -> str:
+    """The best twenty trials, best first, as a Markdown table with links to their runs."""
+    ranked = queue.ranked()
+    begun = [trial for trial in ranked if trial.state != TrialState.WAITING]
+    metric = queue.study.user_attrs["metric"]
+    lines = [
+        f"Study `{queue.study.study_name}`: {count_states(ranked)}",
+        "",
+        f"| trial | state | val {metric} | {' | '.join(keys)} |",
+        "|" + "---|" * (len(keys) + 3),
+    ]
+    for trial in begun[:20]:
+        value = "" if trial.value is None else f"{trial.value:.4f}"
+        cells = [short(trial.params.get(key, "")) for key in keys]
+        run_id = trial.user_attrs.get("run_id", "")
+        link = f"[{number_of(trial)}](#/experiments/{experiment_id}/runs/{run_id})"
+        lines.append(f"| {link} | {state_of(trial)} | {value} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def count_states(trials: Sequence[FrozenTrial]) -> str:
+    """How many trials are in which state: ``12 complete, 3 pruned, 1 running``."""
+    counts = Counter(map(state_of, trials))
+    order = ("complete", "pruned", "failed", "running", "waiting")
+    return ", ".join(f"{counts[state]} {state}" for state in order if counts[state]) or "none"
+
+
+def importances_of(study: optuna.Study) -> Mapping[str, float]:
+    """Share of the metric's variation that each parameter explains (fANOVA), most first, 0–1.
+
+    Empty where there are too few complete trials to tell.
+    """
+    values = [t.value for t in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))]
+    if len(values) <= 3 or len(set(values)) == 1:
+        return {}
+    return optuna.importance.get_param_importances(
+        study, evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0)
+    )
+
+
+def short(value: Any) -> str:
+    """A setting's value in few characters."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def result_of(study: optuna.Study) -> TrainingResult | None:
+    """The study's result; None before its winner is logged."""
+    known = study.user_attrs.get(RESULT)
+    return TrainingResult.from_json(known) if known else None
+
+
 def _open(storage: str) -> BaseStorage:
     opened = existing_storage(storage)
     if opened is None:
@@ -89,7 +142,7 @@ def _trials(ranked: Sequence[FrozenTrial], metric: str) -> list[str]:
     for trial in begun[:_MOST_ROWS]:
         value = "" if trial.value is None else f"{trial.value:.4f}"
         parameters = [short(trial.params[key]) if key in trial.params else "" for key in keys]
-        rows.append([str(first_number(trial)), state_of(trial), value, *parameters])
+        rows.append([str(number_of(trial)), state_of(trial), value, *parameters])
     more = len(begun) - _MOST_ROWS
     return [*_table(rows, left={1}), *([f"and {more:,} more"] if more > 0 else []), ""]
 
@@ -108,7 +161,7 @@ def _winner(study: optuna.Study, metric: str) -> list[str]:
         return ["winner    none yet: no trial has completed"]
     run_id = best.user_attrs.get("run_id", "unknown")
     lines = [
-        f"winner    trial {first_number(best)}, validation {metric} {best.value:.4f}, run {run_id}"
+        f"winner    trial {number_of(best)}, validation {metric} {best.value:.4f}, run {run_id}"
     ]
     if result := result_of(study):
         return [*lines, f"model     {result.model_uri} ({result.verdict})"]

@@ -11,6 +11,7 @@ from pneumonia.data.dataset import DataSet
 from pneumonia.errors import UsageError
 from pneumonia.processes import this_process
 from pneumonia.search.queue import TrialQueue
+from pneumonia.search.report import result_of
 from pneumonia.search.storage import open_storage, queue_of
 from pneumonia.search.study import (
     RUN,
@@ -21,7 +22,7 @@ from pneumonia.search.study import (
     known_studies,
     open_study,
 )
-from pneumonia.search.winner import reopen, result_of
+from pneumonia.search.winner import reopen
 from pneumonia.tracking.run_config import RunConfig, log_run_config
 from pneumonia.tracking.runs import Run, continue_run, left_running, start_run
 from pneumonia.tracking.store import chosen_experiment_id

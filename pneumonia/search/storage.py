@@ -19,7 +19,7 @@ from pneumonia.tracking.store import create_once, while_others_create
 
 log = logging.getLogger(__name__)
 
-optuna.logging.set_verbosity(optuna.logging.WARNING)  # each trial is told by us, in one line
+optuna.logging.set_verbosity(optuna.logging.ERROR)  # the worker logs each trial in one line
 
 _SQLITE, _JOURNAL = "sqlite:///", "journal:///"
 _HEARTBEAT_SECONDS, _GRACE_SECONDS = 20, 60

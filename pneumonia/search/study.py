@@ -18,11 +18,17 @@ from pneumonia.search.storage import open_storage
 RUN = "run_id"
 """The study's attribute that names its run, which it does once it is ready."""
 
+RESULT = "result"
+"""The study's attribute that holds its result, once the winner is logged."""
+
 WINNER = "/winner-"
 """Stands between a study's name and a run's id in the name of the study that holds the claim to
 log the winner."""
 
 _SECONDS_TO_PREPARE = 120
+
+_WARM_UP_EPOCHS = 1
+"""Epochs after which the median pruner never stops a trial."""
 
 
 def create_study(
@@ -109,7 +115,8 @@ def sampler_of(trial_number: int, seed: int) -> optuna.samplers.BaseSampler:
     """The sampler of one trial.
 
     Each trial has one of its own, seeded by its number: so a search that was interrupted goes on
-    with the draws it would have made, and two workers never draw alike.
+    with the draws it would have made from the same complete trials, and two workers never draw
+    alike.
     """
     return optuna.samplers.TPESampler(seed=(seed * 100_003 + trial_number) % 2**32)
 
@@ -118,7 +125,9 @@ def _pruner(name: str, epochs: int) -> optuna.pruners.BasePruner:
     if name == "hyperband":
         return optuna.pruners.HyperbandPruner(min_resource=1, max_resource=epochs)
     if name == "median":
-        return optuna.pruners.MedianPruner(n_startup_trials=3, n_warmup_steps=1)
+        # A trial reports its epochs from 1, while Optuna counts steps from 0: step 2 is the first
+        # that comes after one epoch of warm-up.
+        return optuna.pruners.MedianPruner(n_startup_trials=3, n_warmup_steps=_WARM_UP_EPOCHS + 1)
     return optuna.pruners.NopPruner()
 
 

@@ -12,16 +12,15 @@ from pneumonia.data.cache import Progress
 from pneumonia.data.dataset import DataSet, preprocessing_of
 from pneumonia.errors import TrainingError
 from pneumonia.evaluation.study_figures import optimisation_history, parameter_importance
-from pneumonia.search.queue import TrialQueue, first_number, reason_of, state_of
-from pneumonia.search.ranking import count_states, importances_of, trials_table
-from pneumonia.search.study import RUN
+from pneumonia.search.queue import TrialQueue
+from pneumonia.search.report import count_states, importances_of, result_of, trials_table
+from pneumonia.search.study import RESULT, RUN
+from pneumonia.search.trials import number_of, reason_of, state_of
 from pneumonia.tracking.local_state import LocalState
 from pneumonia.tracking.results import TrainingResult, description, log_result
 from pneumonia.tracking.run_config import RunConfig
 from pneumonia.tracking.runs import Run, find_run
 from pneumonia.training.loop import Trained, build_network
-
-_RESULT = "result"
 
 
 def finish(
@@ -47,37 +46,30 @@ def finish(
         TrainingError: No trial completed.
         TrackingError: The tracking store went away and did not come back.
     """
-    while not (known := queue.study.user_attrs.get(_RESULT)):
+
+    def log_winner(_claim: optuna.Trial) -> float:
+        result = _log_winner(run, run_config, data, queue, progress)
+        run.end("FINISHED", "complete")
+        run.outbox.flush(wait=True)
+        queue.study.set_user_attr(RESULT, result.as_json())
+        return 0.0
+
+    while not (known := queue.study.user_attrs.get(RESULT)):
         claims.recover()
-        claim = claims.take()
-        if claim is None:
-            if not claims.unsettled() and result_of(queue.study) is None:
-                raise TrainingError("every worker that was to log the winner has died of it")
-            time.sleep(0.5)
+        if claims.run_next(log_winner):
             continue
-        with claims.beating(claim):
-            try:
-                result = _log_winner(run, run_config, data, queue, progress)
-            except BaseException:
-                claims.give_back(claim)
-                raise
-            run.end("FINISHED", "complete")
-            run.outbox.flush(wait=True)
-            queue.study.set_user_attr(_RESULT, result.as_json())
-            claims.study.tell(claim, 0.0, skip_if_finished=True)
+        if not claims.unsettled() and result_of(queue.study) is None:
+            raise TrainingError(
+                "no worker could log the winner: each one stopped before it finished"
+            )
+        time.sleep(0.5)
     return TrainingResult.from_json(known)
-
-
-def result_of(study: optuna.Study) -> TrainingResult | None:
-    """What the study came to, once its winner is logged."""
-    known = study.user_attrs.get(_RESULT)
-    return TrainingResult.from_json(known) if known else None
 
 
 def reopen(study: optuna.Study) -> None:
     """Forget the result and its run: the study goes on in another."""
     study.set_user_attr(RUN, None)
-    study.set_user_attr(_RESULT, None)
+    study.set_user_attr(RESULT, None)
 
 
 def _log_winner(
@@ -94,17 +86,10 @@ def _log_winner(
     _tidy(run, trials)
     settings = experiment.training.with_values(**winner.params)
     child = find_run(winner.user_attrs["run_id"])
-    number = str(first_number(winner))
+    number = str(number_of(winner))
     run.tag({"winner.run_id": child.id, "winner.trial": number})
     run.log_parameters({f"winner/{key}": value for key, value in winner.params.items()})
     trained = _trained(child, settings, winner)
-    for epoch in trained.history:
-        curve = {
-            f"winner/{key.replace('/', '_')}": value
-            for key, value in epoch.items()
-            if key.startswith(("train/", "val/"))
-        }
-        run.log_metrics(curve, step=int(epoch["epoch"]))
     importances = importances_of(queue.study)
     _log_figures(run, trials, importances, settings)
     images = data.open(preprocessing_of(settings), progress)
@@ -112,9 +97,8 @@ def _log_winner(
         run, data, images, settings, trained, register_winner=run_config.register_winner
     )
     table = trials_table(queue, list(experiment.space), run.experiment_id)
-    found = (
-        f"Trial {number} won among {count_states(trials)}. {importance_sentence(importances)}\n\n"
-    )
+    link = f"[Trial {number}](#/experiments/{run.experiment_id}/runs/{child.id})"
+    found = f"{link} won among {count_states(trials)}. {importance_sentence(importances)}\n\n"
     run.set_description(description(settings, data, trained, result, found) + f"\n{table}")
     if run_config.search.keep_checkpoints == "winner":
         _drop_checkpoints([t for t in complete if t.number != winner.number])
@@ -161,12 +145,9 @@ def _log_figures(
     settings: TrainingSettings,
 ) -> None:
     metric = f"val/{settings.metric}"
-    # A trial is drawn at the number it is called by; those of later attempts are nobody's.
-    called = {first_number(trial): trial for trial in trials}
-    places = [called.get(number) for number in range(max(called) + 1)]
     figure = optimisation_history(
-        [trial.value if trial else None for trial in places],
-        [state_of(trial) if trial else "" for trial in places],
+        [trial.value for trial in trials],
+        [state_of(trial) for trial in trials],
         metric=metric,
         maximize=settings.higher_is_better,
     )

@@ -5,18 +5,20 @@ import math
 import time
 
 import optuna
-from optuna.exceptions import UpdateFinishedTrialError
-from optuna.trial import FrozenTrial, TrialState
+from optuna.exceptions import OptunaError
+from optuna.trial import FrozenTrial
 
 from pneumonia.config.training import TrainingSettings
 from pneumonia.data.cache import Progress
 from pneumonia.data.dataset import DataSet, preprocessing_of
-from pneumonia.errors import PneumoniaError, TrackingError
-from pneumonia.search.queue import TrialQueue, first_number, reason_of, state_of
-from pneumonia.search.ranking import short, trials_table
+from pneumonia.errors import PneumoniaError, TrackingError, TrainingError
+from pneumonia.search.queue import TrialFailedError, TrialQueue
+from pneumonia.search.report import short, trials_table
 from pneumonia.search.space import suggest
 from pneumonia.search.study import sampler_of
-from pneumonia.tracking.epochs import checkpoint_of, log_epoch
+from pneumonia.search.trials import number_of, reason_of, state_of
+from pneumonia.tracking.epochs import checkpoint_of, log_best, log_epoch
+from pneumonia.tracking.local_state import LocalState
 from pneumonia.tracking.run_config import RunConfig
 from pneumonia.tracking.runs import Run, continue_run, find_run, left_running
 from pneumonia.training.checkpoint import Epoch
@@ -42,6 +44,7 @@ class Worker:
         self.experiment, self.search = run_config.experiment, run_config.search
         self.data, self.progress = data, progress
         self.metric = self.experiment.training.metric
+        self._overtaken: FrozenTrial | None = None
 
     def work(self) -> None:
         """Train trials until none is left, or ``timeout`` has passed.
@@ -57,47 +60,36 @@ class Worker:
         while True:
             self.queue.recover()
             late = time.monotonic() > deadline
-            if not late and (trial := self.queue.take()):
-                self._run(trial)
-            elif late or not self.queue.unsettled():
+            if not late and self.queue.run_next(self._objective, self._on_end):
+                continue
+            if late or not self.queue.unsettled():
                 return
-            else:
-                time.sleep(_SECONDS_BETWEEN_LOOKS)
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
 
-    def _run(self, trial: optuna.Trial) -> None:
-        child, number = None, first_number(self.queue.stored(trial))
-        with self.queue.beating(trial):
-            try:
-                child = self._child_of(trial, number)
-                self._work_on(trial, child, number)
-            except (KeyboardInterrupt, TrackingError):
-                if child and not self.queue.stored(trial).state.is_finished():
-                    child.end("KILLED", "interrupted")
-                self.queue.give_back(trial)
-                raise
-            except UpdateFinishedTrialError:
-                log.warning("trial %d is another worker's: no word had come from this one", number)
-                return
-        child.local.remove()
-        self._tell_of(self.queue.stored(trial))
-
-    def _work_on(self, trial: optuna.Trial, child: Run, number: int) -> None:
+    def _objective(self, trial: optuna.Trial) -> float:
+        """Train one trial in a run of its own, and give its value."""
+        child, number = self._child_of(trial), number_of(trial)
         try:
             settings, trained = self._train(trial, child, number)
+            return self._complete(child, settings, trained)
         except optuna.TrialPruned:
+            # MLflow's own convention: mlflow.optuna.storage maps TrialState.PRUNED to KILLED, and
+            # mlflow.pyspark.optuna ends a pruned trial's run with that status.
             child.end("KILLED", "pruned")
-            self.study.tell(trial, state=TrialState.PRUNED, skip_if_finished=True)
-        except TrackingError:
+            raise
+        except (KeyboardInterrupt, TrackingError):
+            child.end("KILLED", "interrupted")
+            raise
+        except OptunaError:  # the storage does not answer, or another worker has taken the trial
             raise
         except (PneumoniaError, ValueError, RuntimeError) as error:
             child.tag({"error": f"{type(error).__name__}: {error}"[:5000]})
             child.end("FAILED", "failed")
-            self.queue.fail(trial, str(error))
-        else:
-            self._complete(trial, child, settings, trained)
+            raise TrialFailedError(str(error)) from error
 
-    def _child_of(self, trial: optuna.Trial, number: int) -> Run:
-        """The trial's run: a new one, or that of the worker that had the trial before."""
+    def _child_of(self, trial: optuna.Trial) -> Run:
+        """The trial's run: a new one, or that of the attempt before."""
+        number = number_of(trial)
         own = {"study": self.study.study_name, "trial": str(number)}
         begun = trial.user_attrs.get("run_id")
         if not begun and trial.number != number:
@@ -119,26 +111,38 @@ class Worker:
         settings = self.experiment.training.with_values(**drawn)
         log.info("%s: %s", child.name, ", ".join(f"{key}={short(drawn[key])}" for key in drawn))
 
+        best: Epoch | None = None
+
         def on_epoch(epoch: Epoch) -> None:
-            # First of all, since it fails where the trial is another worker's by now.
-            trial.report(epoch[f"val/{self.metric}"], int(epoch["epoch"]))
+            nonlocal best
+            value = epoch[f"val/{self.metric}"]
+            # First, since it fails where another worker has taken the trial by now.
+            trial.report(value, int(epoch["epoch"]))
             log_epoch(child, settings, epoch)
+            if math.isfinite(value) and (
+                best is None or settings.better(value, best[f"val/{self.metric}"])
+            ):
+                best = epoch
             if trial.should_prune():
+                if best is not None:
+                    log_best(child, best)
                 raise optuna.TrialPruned
 
         images = self.data.open(preprocessing_of(settings), self.progress)
         checkpoint = checkpoint_of(child, settings, self.data)
-        return settings, train(settings, images, on_epoch, checkpoint)
-
-    def _complete(
-        self, trial: optuna.Trial, child: Run, settings: TrainingSettings, trained: Trained
-    ) -> None:
-        """Record a completed trial, and its checkpoint if it is the best so far."""
-        value = trained.best[f"val/{self.metric}"]
-        best = {key: number for key, number in trained.best.items() if key.startswith("val/")}
-        child.log_metrics({f"best/{key.removeprefix('val/')}": best[key] for key in best})
+        trained = train(settings, images, on_epoch, checkpoint)
+        if trained.remarks:
+            child.log_text("\n".join(trained.remarks) + "\n", "weights.txt")
+        if not math.isfinite(trained.best[f"val/{self.metric}"]):
+            raise TrainingError(f"validation {self.metric} was never a number")
         trial.set_user_attr("history", trained.history)
         trial.set_user_attr("best_epoch", trained.best_epoch)
+        return settings, trained
+
+    def _complete(self, child: Run, settings: TrainingSettings, trained: Trained) -> float:
+        """Log a trained trial, with its checkpoint if it is the best so far; its value."""
+        value = trained.best[f"val/{self.metric}"]
+        log_best(child, trained.best)
         leader = self.queue.best()
         leads = settings.better(value, leader.value if leader else None)
         # One that is as good may win as well: its number may be the lower.
@@ -146,27 +150,26 @@ class Worker:
         if may_win or self.search.keep_checkpoints == "all":
             child.log_checkpoint(trained.network.state_dict(), self.data.settings.class_names)
         child.end("FINISHED", "complete")
-        self.study.tell(trial, value, skip_if_finished=True)
-        if leads:
-            self.run.log_metrics(best, step=first_number(self.queue.stored(trial)))
-            if leader and self.search.keep_checkpoints == "winner":
-                find_run(leader.user_attrs["run_id"]).drop_checkpoint()
+        self._overtaken = leader if leads else None
+        return value
 
-    def _tell_of(self, trial: FrozenTrial) -> None:
+    def _on_end(self, trial: FrozenTrial) -> None:
+        """Clear up after a trial whose end is stored, and report the study's state."""
+        LocalState(trial.user_attrs["run_id"]).remove()
+        if self._overtaken and self.search.keep_checkpoints == "winner":
+            find_run(self._overtaken.user_attrs["run_id"]).drop_checkpoint()
+        self._overtaken = None
         value = "" if trial.value is None else f", {self.metric} {trial.value:.4f}"
         why = f": {reason_of(trial)}" if reason_of(trial) else ""
-        log.info("trial %d %s%s%s", first_number(trial), state_of(trial), value, why)
-        trials = self.queue.trials()
-        leader = self.queue.best()
-        log.info(
-            "study %s: %d of %d trials done%s",
-            self.study.study_name,
-            sum(t.state.is_finished() for t in trials),
-            len(trials),
-            f", best {self.metric} {leader.value:.4f} (trial {first_number(leader)})"
-            if leader
-            else "",
-        )
+        log.info("trial %d %s%s%s", number_of(trial), state_of(trial), value, why)
+        trials, leader = self.queue.trials(), self.queue.best()
+        best = ""
+        if leader is not None and leader.value is not None:
+            self.run.log_metrics({"search/best": leader.value}, step=number_of(trial))
+            best = f", best {self.metric} {leader.value:.4f} (trial {number_of(leader)})"
+        done = sum(t.state.is_finished() for t in trials)
+        name = self.study.study_name
+        log.info("study %s: %d of %d trials done%s", name, done, len(trials), best)
         self.run.set_description(
             trials_table(self.queue, list(self.experiment.space), self.run.experiment_id)
         )

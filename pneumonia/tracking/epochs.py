@@ -1,4 +1,4 @@
-"""What is told and logged of each epoch while networks train."""
+"""Logging epochs: each one, and the best."""
 
 import json
 import logging
@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 
 def log_epoch(run: Run, settings: TrainingSettings, epoch: Epoch) -> None:
-    """Log one epoch, and say it in a line; one that the run has already is passed over."""
+    """Log one epoch and report it in a line, unless the run has it already."""
     if not run.log_epoch(epoch):
         return
     log.info(
@@ -30,6 +30,18 @@ def log_epoch(run: Run, settings: TrainingSettings, epoch: Epoch) -> None:
         epoch["val/specificity"],
         epoch["speed/images_per_second"],
         epoch["speed/epoch_seconds"],
+    )
+
+
+def log_best(run: Run, best: Epoch) -> None:
+    """Log the best epoch's number and validation metrics, as ``best/epoch``, ``best/auc`` and so on."""
+    run.log_metrics(
+        {
+            f"best/{key.removeprefix('val/')}": value
+            for key, value in best.items()
+            if key.startswith("val/") or key == "epoch"
+        },
+        step=int(best["epoch"]),
     )
 
 

@@ -27,6 +27,7 @@ from pneumonia.evaluation.grad_cam import grad_cam
 from pneumonia.evaluation.metrics import classification_metrics, confidence_intervals
 from pneumonia.evaluation.predict import predict_probabilities
 from pneumonia.networks.registry import network_named
+from pneumonia.tracking.epochs import log_best
 from pneumonia.tracking.models import ModelConfig, log_model
 from pneumonia.tracking.registry import register
 from pneumonia.tracking.runs import Run
@@ -77,13 +78,7 @@ def log_result(
     names = data.settings.class_names
     synthetic = data.settings.data == DEMO
     run.log_figure(learning_curves(trained.history, best_epoch=trained.best_epoch), "curves")
-    run.log_metrics(
-        {
-            f"best/{key.removeprefix('val/')}": value
-            for key, value in trained.best.items()
-            if key.startswith("val/") or key == "epoch"
-        }
-    )
+    log_best(run, trained.best)
     log_scores(run, trained.network, images["validation"], "validation", settings, names)
     test, intervals = log_scores(run, trained.network, images["test"], "test", settings, names)
     config = ModelConfig(settings.network, settings.image_size, settings.resize, names)

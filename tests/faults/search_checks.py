@@ -6,8 +6,9 @@ import mlflow
 import optuna
 from mlflow.entities import Run
 
-from pneumonia.search.queue import TrialQueue, first_number, state_of
+from pneumonia.search.queue import TrialQueue
 from pneumonia.search.study import open_study
+from pneumonia.search.trials import number_of, state_of
 from tests.faults.checks import duplicates, every_run, history, registered, running
 from tests.faults.report import Report
 
@@ -23,7 +24,7 @@ def check_search(
     states = Counter(map(state_of, trials))
     found = "" if len(trials) == n_trials else f"{len(trials)} trials"
     check("the trial count is exact", found)
-    numbers = Counter(map(first_number, trials))
+    numbers = Counter(map(number_of, trials))
     found = "" if sorted(numbers) == list(range(n_trials)) else f"trials {sorted(numbers)}"
     check("no trial is lost, none is there twice", found)
     bad = {state: n for state, n in states.items() if state not in _ENDINGS}
@@ -61,7 +62,7 @@ def _check_trial(
     children: list[Run],
 ) -> None:
     """Check that a trial's run says what the trial does."""
-    number = str(first_number(trial))
+    number = str(number_of(trial))
     for child in (child for child in children if child.data.tags["trial"] == number):
         expected = (_ENDINGS.get(state_of(trial)), state_of(trial))
         said = (child.info.status, child.data.tags.get("trial.state"))
