@@ -34,7 +34,7 @@ def log_epoch(run: Run, settings: TrainingSettings, epoch: Epoch) -> None:
 
 
 def log_best(run: Run, best: Epoch) -> None:
-    """Log the best epoch's number and validation metrics: ``best/epoch``, ``best/auc`` and so on."""
+    """Log the best epoch's number and validation metrics as ``best/epoch``, ``best/auc`` etc."""
     run.log_metrics(
         {
             f"best/{key.removeprefix('val/')}": value
