@@ -12,6 +12,9 @@ from pneumonia.evaluation.decide import decide
 Labels = NDArray[np.int64]
 Probabilities = NDArray[np.float64]
 
+N_BINS = 15
+"""Bins of equal width of the expected calibration error, as in Guo et al. (2017)."""
+
 
 def classification_metrics(
     truth: Labels, probability: Probabilities, threshold: float = 0.5
@@ -21,37 +24,75 @@ def classification_metrics(
     Args:
         truth: 0 negative, 1 positive, int (n,).
         probability: Probability of the positive class, 0–1 (n,).
-        threshold: Least probability called positive (the operating point).
+        threshold: Lowest probability called positive (the operating point).
 
     Returns:
         ``loss`` (cross-entropy in nats), ``accuracy``, ``balanced_accuracy``, ``sensitivity``,
-        ``specificity``, ``precision``, ``f1``, ``auc`` and ``average_precision``; NaN where the
-        images cannot tell, such as the AUC of one class.
+        ``specificity``, ``precision`` (the positive predictive value), ``npv`` (the negative
+        one), ``f1``, ``mcc`` (Matthews's correlation), ``auc``, ``average_precision``, ``brier``
+        and ``ece`` (the expected calibration error); NaN where the images cannot tell, such as
+        the AUC of one class.
 
     Raises:
         ValueError: There are no predictions, or one is not a number.
     """
     if len(truth) == 0 or not np.isfinite(probability).all():
         raise ValueError("metrics need at least one prediction, and finite probabilities")
-    positive, called = truth == 1, decide(probability, threshold) == 1
-    hits, alarms = int((positive & called).sum()), int((~positive & called).sum())
-    n_positive, n_negative = int(positive.sum()), int((~positive).sum())
-    sensitivity = _share(hits, n_positive)
-    specificity = _share(n_negative - alarms, n_negative)
-    both = n_positive > 0 and n_negative > 0
-    likelihood = np.where(positive, probability, 1 - probability)
+    both = 0 < truth.sum() < len(truth)
+    scores = weighted_metrics(truth, probability, np.ones((1, len(truth))), threshold)
     return {
-        "loss": float(-np.log(np.clip(likelihood, 1e-12, None)).mean()),
-        "accuracy": (hits + n_negative - alarms) / len(truth),
-        "balanced_accuracy": (sensitivity + specificity) / 2,
-        "sensitivity": sensitivity,
-        "specificity": specificity,
-        "precision": _share(hits, hits + alarms),
-        "f1": _share(2 * hits, n_positive + hits + alarms),
+        **{name: float(value[0]) for name, value in scores.items()},
         "auc": float(sklearn_metrics.roc_auc_score(truth, probability)) if both else np.nan,
         "average_precision": (
             float(sklearn_metrics.average_precision_score(truth, probability)) if both else np.nan
         ),
+    }
+
+
+def weighted_metrics(
+    truth: Labels, probability: Probabilities, weights: NDArray[np.float64], threshold: float = 0.5
+) -> dict[str, NDArray[np.float64]]:
+    """The metrics of ``classification_metrics`` for many weightings of the images at once.
+
+    Args:
+        truth: 0 negative, 1 positive, int (n,).
+        probability: Probability of the positive class, 0–1 (n,).
+        weights: How often each image counts, float64 (R, n), for R resamples.
+        threshold: Lowest probability called positive.
+
+    Returns:
+        Metrics by name, float64 (R,).
+    """
+    positive, called = truth == 1, decide(probability, threshold) == 1
+    total = weights.sum(axis=1)  # (R,)
+    true_positive = weights @ (positive & called)
+    false_positive = weights @ (~positive & called)
+    n_positive = weights @ positive
+    n_negative = total - n_positive
+    true_negative, false_negative = n_negative - false_positive, n_positive - true_positive
+    sensitivity = _share(true_positive, n_positive)
+    specificity = _share(true_negative, n_negative)
+    likelihood = np.clip(np.where(positive, probability, 1 - probability), 1e-12, None)
+    predicted_positive = true_positive + false_positive
+    predicted_negative = true_negative + false_negative
+    correlation = true_positive * true_negative - false_positive * false_negative
+    norm = np.sqrt(n_positive * n_negative * predicted_positive * predicted_negative)
+    auc, average_precision = _ranking_metrics(positive, probability, weights)
+    return {
+        "loss": -(weights @ np.log(likelihood)) / total,
+        "accuracy": (true_positive + true_negative) / total,
+        "balanced_accuracy": (sensitivity + specificity) / 2,
+        "sensitivity": sensitivity,
+        "specificity": specificity,
+        "precision": _share(true_positive, predicted_positive),
+        "npv": _share(true_negative, predicted_negative),
+        "f1": _share(2 * true_positive, n_positive + predicted_positive),
+        # scikit-learn's matthews_corrcoef is 0 too where all predictions are of one class
+        "mcc": np.where(norm > 0, correlation / np.where(norm > 0, norm, 1), 0.0),
+        "auc": auc,
+        "average_precision": average_precision,
+        "brier": weights @ (probability - truth) ** 2 / total,
+        "ece": _calibration_error(truth, probability, weights),
     }
 
 
@@ -69,11 +110,44 @@ def confidence_intervals(
         "specificity": right[truth == 0],
     }
     return {
-        name: tuple(binomtest(int(hits.sum()), len(hits)).proportion_ci(method="wilson"))
-        for name, hits in groups.items()
-        if len(hits)
+        name: tuple(binomtest(int(correct.sum()), len(correct)).proportion_ci(method="wilson"))
+        for name, correct in groups.items()
+        if len(correct)
     }
 
 
-def _share(part: int, whole: int) -> float:
-    return part / whole if whole else float("nan")
+def _ranking_metrics(
+    positive: NDArray[np.bool_], probability: Probabilities, weights: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """AUC and average precision, each (R,); equal probabilities share one rank."""
+    order = np.argsort(-probability, kind="stable")
+    starts = np.flatnonzero(np.diff(probability[order], prepend=np.inf))  # (U,) distinct values
+    ranked = weights[:, order]
+    hits = np.add.reduceat(ranked * positive[order], starts, axis=1)  # (R, U), highest first
+    alarms = np.add.reduceat(ranked * ~positive[order], starts, axis=1)
+    n_positive, n_negative = hits.sum(axis=1), alarms.sum(axis=1)
+    hits_so_far, alarms_so_far = hits.cumsum(axis=1), alarms.cumsum(axis=1)
+    # A negative counts against the positives above it, and half against those of its own rank.
+    below = (alarms * (hits_so_far - hits / 2)).sum(axis=1)
+    called = hits_so_far + alarms_so_far
+    precision = hits_so_far / np.where(called > 0, called, 1)
+    return (
+        _share(below, n_positive * n_negative),
+        _share((hits * precision).sum(axis=1), np.where(n_negative > 0, n_positive, 0)),
+    )
+
+
+def _calibration_error(
+    truth: Labels, probability: Probabilities, weights: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Mean distance of confidence and truth over bins of the probability, (R,)."""
+    bins = np.minimum((probability * N_BINS).astype(np.int64), N_BINS - 1)
+    members = np.eye(N_BINS)[bins]  # (n, N_BINS)
+    gaps = weights @ (members * (probability - truth)[:, np.newaxis])  # (R, N_BINS)
+    error: NDArray[np.float64] = np.abs(gaps).sum(axis=1) / weights.sum(axis=1)
+    return error
+
+
+def _share(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Part by whole; NaN where there is no whole."""
+    return np.where(whole > 0, part / np.where(whole > 0, whole, 1), np.nan)

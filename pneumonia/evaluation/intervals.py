@@ -1,0 +1,133 @@
+"""How sure metrics are: bootstrap over patients, and DeLong's variance of the AUC."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import norm, rankdata
+
+from pneumonia.evaluation.metrics import Labels, Probabilities, weighted_metrics
+
+Interval = tuple[float, float]
+
+RESAMPLES = 2000
+_CHUNK = 4_000_000
+"""Weights held in memory at once; 32 MB."""
+
+
+def bootstrap_intervals(
+    truth: Labels,
+    probability: Probabilities,
+    patients: Sequence[str],
+    threshold: float = 0.5,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Mapping[str, Interval]:
+    """95 % intervals of all metrics by the percentile bootstrap (Efron & Tibshirani 1993).
+
+    Patients are drawn, not images: images of one patient resemble each other, and drawing them one
+    by one would make the intervals too narrow.
+
+    Args:
+        truth: 0 negative, 1 positive, int (n,).
+        probability: Probability of the positive class, 0–1 (n,).
+        patients: Whom each image shows (n).
+        threshold: Lowest probability called positive.
+        resamples: How many times the patients are drawn.
+        seed: Seed of the draws; the same one gives the same intervals.
+
+    Returns:
+        Lower and upper end by name of the metric; NaN where no resample tells.
+    """
+    draws = resampled_weights(patients, resamples, seed)  # (R, n)
+    step = max(1, _CHUNK // len(truth))
+    chunks = [
+        weighted_metrics(truth, probability, draws[start : start + step], threshold)
+        for start in range(0, resamples, step)
+    ]
+    return {
+        name: percentile_interval(np.concatenate([chunk[name] for chunk in chunks]))
+        for name in chunks[0]
+    }
+
+
+def resampled_weights(patients: Sequence[str], resamples: int, seed: int) -> NDArray[np.float64]:
+    """How often each image is drawn when patients are drawn with replacement, float64 (R, n)."""
+    _, patient_of = np.unique(np.asarray(patients), return_inverse=True)
+    n_patients = int(patient_of.max()) + 1
+    rng = np.random.default_rng(seed)
+    counts = rng.multinomial(n_patients, np.full(n_patients, 1 / n_patients), size=resamples)
+    return counts[:, patient_of].astype(np.float64)
+
+
+def percentile_interval(values: NDArray[np.float64]) -> Interval:
+    """The 2.5th and 97.5th percentile of the values that are numbers; NaN where none is."""
+    known = values[np.isfinite(values)]
+    if len(known) == 0:
+        return float("nan"), float("nan")
+    low, high = np.percentile(known, [2.5, 97.5])
+    return float(low), float(high)
+
+
+@dataclass(frozen=True, slots=True)
+class AucComparison:
+    """Two AUCs on the same images.
+
+    Attributes:
+        difference: First minus second.
+        low: Lower end of its 95 % interval.
+        high: Upper end.
+        p_value: Of the two-sided test that they are equal; NaN where they do not vary.
+    """
+
+    difference: float
+    low: float
+    high: float
+    p_value: float
+
+
+def auc_interval(truth: Labels, probability: Probabilities) -> Interval:
+    """95 % interval of the AUC by DeLong's variance (DeLong et al. 1988), cut to 0–1.
+
+    Args:
+        truth: 0 negative, 1 positive, int (n,), both there.
+        probability: Probability of the positive class (n,).
+    """
+    (auc,), covariance = _delong(truth, probability[np.newaxis])
+    half = norm.ppf(0.975) * np.sqrt(covariance[0, 0])
+    return max(0.0, float(auc - half)), min(1.0, float(auc + half))
+
+
+def compare_aucs(truth: Labels, first: Probabilities, second: Probabilities) -> AucComparison:
+    """Compare two correlated AUCs by DeLong's test (DeLong et al. 1988).
+
+    Args:
+        truth: 0 negative, 1 positive, int (n,), both there.
+        first: Probabilities of one model (n,).
+        second: Those of another on the same images (n,).
+    """
+    aucs, covariance = _delong(truth, np.stack([first, second]))
+    difference = float(aucs[0] - aucs[1])
+    variance = covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]
+    deviation = float(np.sqrt(max(0.0, variance)))
+    if deviation == 0:
+        return AucComparison(difference, difference, difference, float("nan"))
+    half = float(norm.ppf(0.975)) * deviation
+    p_value = float(2 * norm.sf(abs(difference) / deviation))
+    return AucComparison(difference, difference - half, difference + half, p_value)
+
+
+def _delong(
+    truth: Labels, probabilities: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """AUCs (k,) and their covariance (k, k) from probabilities (k, n), by Sun & Xu (2014)."""
+    positives, negatives = probabilities[:, truth == 1], probabilities[:, truth == 0]
+    n_positive, n_negative = positives.shape[1], negatives.shape[1]
+    joined = rankdata(np.concatenate([positives, negatives], axis=1), axis=1)
+    # Share of the negatives below each positive, and of the positives above each negative.
+    of_positive = (joined[:, :n_positive] - rankdata(positives, axis=1)) / n_negative
+    of_negative = 1 - (joined[:, n_positive:] - rankdata(negatives, axis=1)) / n_positive
+    covariance = np.cov(of_positive) / n_positive + np.cov(of_negative) / n_negative
+    return of_positive.mean(axis=1), np.atleast_2d(covariance)
