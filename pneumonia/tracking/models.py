@@ -21,8 +21,8 @@ from torch import nn
 
 from pneumonia.data.decode import Preprocessing
 from pneumonia.errors import ModelError, nearest
+from pneumonia.files import state_folder
 from pneumonia.networks.registry import NETWORKS
-from pneumonia.tracking.local_state import state_folder
 from pneumonia.tracking.model_source import scoring_source
 from pneumonia.tracking.outbox import is_outage
 from pneumonia.tracking.runs import Run
