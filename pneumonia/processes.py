@@ -1,4 +1,4 @@
-"""Which process works on a run or a trial, and whether it still does."""
+"""Which process works on a run or a trial, and whether that process is alive."""
 
 import functools
 import os
@@ -10,27 +10,36 @@ import psutil
 _HOST, _ID, _STARTED = "process.host", "process.id", "process.started"
 
 
+def process_tags(process_id: int) -> dict[str, str]:
+    """Tags that name a process of this machine: host, process id and start time in seconds.
+
+    Raises:
+        psutil.NoSuchProcess: There is no process of this id.
+    """
+    return dict(_cached_tags(process_id))
+
+
 @functools.cache
-def _identity(process_id: int) -> dict[str, str]:
+def _cached_tags(process_id: int) -> dict[str, str]:
     started = psutil.Process(process_id).create_time()
     return {_HOST: socket.gethostname(), _ID: str(process_id), _STARTED: f"{started:.2f}"}
 
 
 def this_process() -> dict[str, str]:
-    """This machine and process, as tags to leave on what it works on."""
-    return dict(_identity(os.getpid()))
+    """Tags that name this process, to be stored with what it works on."""
+    return process_tags(os.getpid())
 
 
 def is_alive(tags: Mapping[str, str]) -> bool | None:
-    """Whether the process that left these tags is alive; None where another machine must say.
+    """Whether the process that these tags name is alive; None if it runs on another machine.
 
-    The time it started tells it from a later process of the same number.
+    The start time tells it from a later process with the same id.
     """
     if tags.get(_HOST) != socket.gethostname():
         return None
     try:
         process = psutil.Process(int(tags[_ID]))
-        if process.status() == psutil.STATUS_ZOMBIE:  # killed, and nobody has taken note
+        if process.status() == psutil.STATUS_ZOMBIE:  # ended; its parent has not waited for it
             return False
         return abs(process.create_time() - float(tags[_STARTED])) < 1
     except psutil.AccessDenied:
@@ -40,5 +49,5 @@ def is_alive(tags: Mapping[str, str]) -> bool | None:
 
 
 def describe_process(tags: Mapping[str, str]) -> str:
-    """The process in words: ``process 4711 on xray-server``."""
+    """Format a process for a message: ``process 4711 on xray-server``."""
     return f"process {tags.get(_ID, 'unknown')} on {tags.get(_HOST, 'an unknown machine')}"

@@ -17,7 +17,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from pneumonia.cli import cli
 from pneumonia.data.demo import write_demo_set
-from pneumonia.processes import _identity
+from pneumonia.processes import process_tags
 from pneumonia.tracking.store import connect
 
 # A first example may wait for a busy machine; time is not what these tests are about.
@@ -99,7 +99,7 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def dead() -> dict[str, str]:
     """The tags of a process that was killed."""
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
-        tags = dict(_identity(process.pid))
+        tags = process_tags(process.pid)
         process.kill()
     return tags
 

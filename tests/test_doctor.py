@@ -269,13 +269,13 @@ def test_what_is_kept_is_removed_once_nobody_can_need_it(
     place.client.delete_run(runs["deleted"])
     kept["purged"].folder.rename(LocalState("0" * 32).folder)
     kept["purged"] = LocalState("0" * 32)
-    torn = kept["stopped"].folder / "checkpoint.pt.abcdefgh"
+    torn = kept["stopped"].folder / "checkpoint.pt.abcdefgh.tmp"
     torn.write_bytes(bytes(10))
     place.state("2" * 32, ELSEWHERE, monkeypatch)
     with monkeypatch.context() as patch:
         patch.setattr("pneumonia.tracking.local_state.this_process", lambda: dead)
         elsewhere = LocalState("1" * 32)
-        elsewhere.sign("http://another:5000")
+        elsewhere.write_owner("http://another:5000")
 
     report = place.doctor(code=3)
     assert f"run {runs['stopped']} (stopped) was stopped, and keeps" in report
@@ -310,7 +310,7 @@ def test_what_waits_to_be_delivered_is_told_and_kept(
     local = place.state(run_id, dead, monkeypatch)
     local.outbox.mkdir()
     Entry("tags", {"late": "yes"}).write(local.outbox / "000001.json")
-    (local.outbox / "000002.partial").touch()
+    (local.outbox / "000002.json.0.tmp").touch()
     report = place.doctor("--fix", code=3)
     told = f"wrong   entries that wait to be logged to run {run_id}: 1; 'pneumonia sync' delivers"
     assert told in report

@@ -202,7 +202,7 @@ def test_a_search_that_was_stopped_goes_on_in_the_same_trial(
     client = mlflow.MlflowClient(f"sqlite:///{workplace}/mlflow.db")
     resumed = run_cli("train", "--data", xrays, *QUICK, *search, "--resume")
     assert resumed.exit_code == 0, resumed.stderr
-    assert "going on after epoch 1" in resumed.stderr
+    assert "continuing after epoch 1" in resumed.stderr
     runs = client.search_runs(["0"])
     (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
     children = [run for run in runs if "mlflow.parentRunId" in run.data.tags]

@@ -11,12 +11,19 @@ from pneumonia.config.data import DataSettings
 from pneumonia.config.training import TrainingSettings
 from pneumonia.data.augment import draw_changes
 from pneumonia.data.dataset import Images, load_data_set, preprocessing_of
-from pneumonia.data.decode import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, decode
+from pneumonia.data.decode import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Preprocessing,
+    decode,
+    network_input,
+)
 from pneumonia.errors import TrainingError, UsageError, WeightsError
 from pneumonia.evaluation.metrics import classification_metrics, confidence_intervals
 from pneumonia.networks.registry import NETWORKS
 from pneumonia.networks.weights import load_weights
-from pneumonia.training.loop import train
+from pneumonia.training.device import choose_engine
+from pneumonia.training.loop import begin, train, validate
 from pneumonia.training.schedule import lr_factor
 
 QUICK = TrainingSettings(image_size=32, epochs=2, batch_size=8, precision="fp32", ema=0.9)
@@ -111,12 +118,101 @@ def test_training_computes_what_a_plain_loop_does(
 
 
 def test_the_best_epochs_weights_are_kept(images: dict[str, Images]) -> None:
-    settings = QUICK.with_values(epochs=4, learning_rate=3e-3, metric="loss", ema=0.0)
+    """The returned network scores as the best epoch did, and better than the last one."""
+    settings = QUICK.with_values(
+        epochs=4, learning_rate=3e-2, metric="loss", ema=0.0, schedule="constant"
+    )
     trained = train(settings, images, lambda _epoch: None)
     losses = [epoch["val/loss"] for epoch in trained.history]
     assert trained.best_epoch == 1 + int(np.argmin(losses))
-    shorter = train(settings.with_values(epochs=4, patience=1), images, lambda _epoch: None)
-    assert len(shorter.history) <= 4
+    assert trained.best_epoch < settings.epochs, "the last epoch is the best: the test is empty"
+    engine = choose_engine("cpu", settings.precision)
+    measured = validate(trained.network, images["validation"], engine)
+    assert measured["val/loss"] == pytest.approx(min(losses), rel=1e-5)
+
+
+@pytest.mark.parametrize("patience", [1, 2])
+def test_training_stops_when_its_patience_is_over(patience: int, images: dict[str, Images]) -> None:
+    """It ends exactly ``patience`` epochs after the best one, long before the last."""
+    settings = QUICK.with_values(
+        epochs=30, learning_rate=3e-2, metric="loss", ema=0.0, patience=patience
+    )
+    trained = train(settings, images, lambda _epoch: None)
+    assert len(trained.history) == trained.best_epoch + patience < settings.epochs
+
+
+def test_averaged_weights_are_those_of_a_plain_moving_average(images: dict[str, Images]) -> None:
+    """After each step the average moves by 1 − ema towards the weights, buffers included."""
+    decay = 0.9
+    engine = choose_engine("cpu", "fp32")
+    settings = QUICK.with_values(ema=decay, network="resnet34", epochs=1)
+    state, _ = begin(settings, engine, n_batches=3)
+    assert state.average is not None
+    expected: dict[str, torch.Tensor] = {}
+    for step in range(3):
+        grey, labels = images["train"].batch(torch.arange(8 * step, 8 * step + 8))
+        state.optimizer.zero_grad()
+        logits = state.network.train()(network_input(grey))
+        torch.nn.functional.cross_entropy(logits, labels).backward()
+        state.optimizer.step()
+        state.average.update_parameters(state.network)
+        for key, now in state.network.state_dict().items():
+            if step == 0 or not now.is_floating_point():
+                expected[key] = now.detach().clone()
+            else:
+                expected[key] = decay * expected[key] + (1 - decay) * now.detach()
+    for key, tensor in state.eval_model.state_dict().items():
+        if tensor.is_floating_point():
+            torch.testing.assert_close(tensor, expected[key], rtol=1e-5, atol=1e-6)
+    assert not torch.equal(state.eval_model.state_dict()["fc.weight"], state.network.fc.weight)
+
+
+def test_fp32_on_cuda_is_not_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Choosing a GPU turns TF32 off, for matrix products and for convolutions."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    choose_engine("cuda", "fp32")
+    assert not torch.backends.cuda.matmul.allow_tf32
+    assert not torch.backends.cudnn.allow_tf32
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_convolution_in_fp32_on_cuda_is_exact_to_fp32() -> None:
+    """Its error against fp64 is fp32's, a hundredth of TF32's."""
+    engine = choose_engine("cuda", "fp32")
+    inputs, kernel = torch.randn(4, 64, 32, 32), torch.randn(64, 64, 3, 3)
+    exact = torch.nn.functional.conv2d(inputs.double(), kernel.double())
+    with engine.autocast():
+        there = torch.nn.functional.conv2d(inputs.to("cuda"), kernel.to("cuda"))
+    assert (there.cpu() - exact).abs().max() < 1e-3
+
+
+def test_images_that_do_not_fit_the_device_say_which_batch_size_to_try(
+    images: dict[str, Images], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The transfer of the images is covered by the out-of-memory message."""
+
+    def exhausted(*_arguments: object, **_options: object) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(Images, "to", exhausted)
+    with pytest.raises(TrainingError, match="cpu is out of memory with batch_size = 8"):
+        train(QUICK, images, lambda _epoch: None)
+
+
+def test_initial_weights_that_do_not_match_are_logged_before_training(
+    images: dict[str, Images], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The user reads what was left random before the first epoch, not after the last."""
+    from torchvision.models import resnet34
+
+    torch.save(resnet34(weights=None).state_dict(), tmp_path / "w.pt")  # 1000 classes
+    settings = QUICK.with_values(network="resnet34", weights=str(tmp_path / "w.pt"), epochs=1)
+    logged = []
+    trained = train(settings, images, lambda _epoch: logged.append(caplog.text))
+    assert "initial weights: fc.weight: (1000, 512) there, (2, 512) here" in logged[0]
+    assert len(trained.remarks) == 2
 
 
 def test_a_diverging_loss_stops_with_its_reason(

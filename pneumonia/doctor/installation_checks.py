@@ -11,9 +11,9 @@ from torch import nn
 from pneumonia.data.cache import default_folder
 from pneumonia.doctor.checks import Mark, Remark, Section, format_size, size_of
 from pneumonia.errors import UsageError
+from pneumonia.files import state_folder
 from pneumonia.networks.registry import NETWORKS
 from pneumonia.networks.weights import official_place, official_url
-from pneumonia.tracking.local_state import state_folder
 from pneumonia.tracking.provenance import versions
 from pneumonia.training.device import Engine, choose_engine
 

@@ -10,6 +10,7 @@ from pneumonia.doctor.checks import Issue, Mark, Remark, Section, format_size, s
 from pneumonia.doctor.run_checks import how_to_go_on, named
 from pneumonia.doctor.store_checks import without_password
 from pneumonia.errors import UsageError
+from pneumonia.files import unfinished_writes
 from pneumonia.processes import describe_process, is_alive
 from pneumonia.tracking.local_state import LocalState, kept_runs
 from pneumonia.tracking.lookup import existing_run
@@ -144,10 +145,9 @@ def _undelivered(local: LocalState, waiting: int) -> Iterator[Remark]:
 
 
 def _torn(local: LocalState) -> list[Path]:
-    """What was written beside its place, and never put there, by a process that is dead."""
+    """Temporary files that a dead process had not finished writing."""
     if is_alive(local.read_owner()) is not False:
         return []
-    torn = [*local.folder.glob(f"{local.checkpoint.name}.*"), *local.folder.glob("*.tmp")]
-    torn += local.outbox.glob("*.partial")
+    torn = unfinished_writes(local.folder) + unfinished_writes(local.outbox)
     torn += (f for f in local.outbox.glob("*.bin") if not f.with_suffix(".json").exists())
     return sorted(torn)

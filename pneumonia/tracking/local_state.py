@@ -6,9 +6,7 @@ machine go on where another stopped.
 """
 
 import json
-import os
 import shutil
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,15 +16,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from pneumonia.errors import TrackingError, UsageError
+from pneumonia.files import atomic_write, state_folder
 from pneumonia.processes import this_process
-
-
-def state_folder() -> Path:
-    """Where runs keep their state: ``PNEUMONIA_STATE``, else the user's state folder (XDG)."""
-    if chosen := os.environ.get("PNEUMONIA_STATE"):
-        return Path(chosen).absolute()
-    home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(home) / "pneumonia"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,12 +104,9 @@ class LocalState:
             lock.release()
 
     def _write(self, path: Path, content: Mapping[str, Any]) -> None:
-        # Of a name of its own, since several workers may write for a search's run.
-        whole = path.with_suffix(f".{uuid.uuid4().hex}.tmp")
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            whole.write_text(json.dumps(content, indent=1), encoding="utf-8")
-            whole.replace(path)
+            with atomic_write(path) as unfinished:
+                unfinished.write_text(json.dumps(content, indent=1), encoding="utf-8")
         except OSError as error:
             raise TrackingError(
                 f"cannot write to {str(self.folder)!r} ({error.strerror}): free some disk, or set "

@@ -24,6 +24,7 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
 from pneumonia.errors import TrackingError
+from pneumonia.files import atomic_write
 from pneumonia.tracking.local_state import LocalState
 
 log = logging.getLogger(__name__)
@@ -55,12 +56,13 @@ class Entry:
         return cls("artifact", {"path": path}, file)
 
     def write(self, path: Path) -> None:
-        """Keep it as ``path``, whole or not at all, with the bytes of an artifact beside it."""
+        """Write it to ``path``, with the bytes of an artifact beside it."""
         if self.file:
-            path.with_suffix(".bin").write_bytes(self.file)
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps([self.kind, self.content]), encoding="utf-8")
-        partial.replace(path)
+            with atomic_write(path.with_suffix(".bin")) as unfinished:
+                unfinished.write_bytes(self.file)
+        # Last: an entry counts as kept once its JSON file is there.
+        with atomic_write(path) as unfinished:
+            unfinished.write_text(json.dumps([self.kind, self.content]), encoding="utf-8")
 
     @classmethod
     def read(cls, path: Path) -> "Entry":
@@ -178,7 +180,6 @@ class Outbox:
         if run_id not in self._waiting:
             local.write_owner(mlflow.get_tracking_uri())
         try:
-            folder.mkdir(parents=True, exist_ok=True)
             names = kept_entries(run_id)
             # Named by the time, and by the process: workers of one search keep for one run.
             number = max(time.time_ns(), _number(names[-1]) + 1 if names else 0)

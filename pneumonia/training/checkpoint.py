@@ -1,7 +1,6 @@
 """What changes while a network trains: all of it, so that training can stop and go on exactly."""
 
-import os
-import tempfile
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +12,10 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
 
 from pneumonia.errors import TrainingError
+from pneumonia.files import atomic_write, unfinished_writes
 from pneumonia.training.distributed import Ranks
+
+log = logging.getLogger(__name__)
 
 Epoch = dict[str, float]
 StateDict = Mapping[str, torch.Tensor]
@@ -96,7 +98,7 @@ class Checkpoint:
     identity: str
 
     def save(self, state: TrainingState, ranks: Ranks) -> None:
-        """Write the state beside the file, then put it in the file's place. All ranks call this.
+        """Replace the file by the present state, atomically. All ranks call this.
 
         Raises:
             TrainingError: The disk is full or not writable.
@@ -106,6 +108,7 @@ class Checkpoint:
             return
         content = {
             "identity": self.identity,
+            "threads": torch.get_num_threads(),
             "random": random,
             **{name: part.state_dict() for name, part in _parts(state).items()},
             "generator": state.generator.get_state(),
@@ -121,16 +124,8 @@ class Checkpoint:
             "seconds": state.seconds,
         }
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(prefix=f"{self.path.name}.", dir=self.path.parent)
-            try:
-                with os.fdopen(handle, "wb") as out:
-                    torch.save(content, out)
-                    out.flush()
-                    os.fsync(out.fileno())
-                Path(name).replace(self.path)
-            finally:
-                Path(name).unlink(missing_ok=True)
+            with atomic_write(self.path) as unfinished:
+                torch.save(content, unfinished)
         except (OSError, RuntimeError) as error:  # RuntimeError: torch's own writer
             raise TrainingError(
                 f"cannot write the checkpoint {str(self.path)!r}: {error}. Free some disk, or set "
@@ -147,10 +142,8 @@ class Checkpoint:
                 same for all ranks.
         """
         if ranks.is_first:
-            for left in self.path.parent.glob(
-                f"{self.path.name}.*"
-            ):  # by a process that was killed
-                left.unlink(missing_ok=True)
+            for unfinished in unfinished_writes(self.path.parent, self.path.name):
+                unfinished.unlink(missing_ok=True)
         if self.path.exists():
             self._restore(state, ranks.rank)
         places = ranks.gather((len(state.history), len(state.losses)))
@@ -173,6 +166,7 @@ class Checkpoint:
                 f"the checkpoint {str(self.path)!r} belongs to other settings or data: "
                 "remove it to train anew"
             )
+        _warn_of_other_threads(content["threads"], state.device)
         for name, part in _parts(state).items():
             part.load_state_dict(content[name])
         state.generator.set_state(content["generator"])
@@ -183,6 +177,19 @@ class Checkpoint:
         # Last: building a network draws random numbers too.
         random = content["random"]
         _set_random_state(random[rank % len(random)], state.device)
+
+
+def _warn_of_other_threads(then: int, device: torch.device) -> None:
+    """Sums depend on the number of threads in their last bits, on the CPU."""
+    now = torch.get_num_threads()
+    if device.type == "cpu" and then != now:
+        log.warning(
+            "the checkpoint was written with %d threads, and training continues with %d: the "
+            "result may differ in its last bits (OMP_NUM_THREADS=%d keeps them)",
+            then,
+            now,
+            then,
+        )
 
 
 def _parts(state: TrainingState) -> dict[str, Any]:

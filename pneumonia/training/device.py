@@ -62,8 +62,9 @@ def choose_engine(device: str, precision: str) -> Engine:
             )
         chosen = torch.device("cuda", ranks.local_rank)
     if chosen.type == "cuda":
-        torch.backends.cuda.matmul.allow_tf32 = True
-        torch.backends.cudnn.allow_tf32 = True
+        # torch's default for convolutions is TF32, which rounds inputs to 10 bits.
+        torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = False
     if precision == "auto":
         precision = "bf16" if _fast_bf16(chosen) else "fp32"
     if precision == "fp16" and chosen.type == "cpu":

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from pneumonia.config.training import TrainingSettings
+from pneumonia.cores import shared_cores
 from pneumonia.data.augment import augment, draw_changes
 from pneumonia.data.dataset import Images
 from pneumonia.data.decode import network_input
@@ -26,6 +27,8 @@ from pneumonia.training.schedule import averaged, build_optimizer, build_schedul
 from pneumonia.training.signals import StoppedBetweenBatches, noting_interrupts
 
 log = logging.getLogger(__name__)
+
+_REMARKS_LOGGED = 5
 
 OnEpoch = Callable[[Epoch], None]
 
@@ -66,9 +69,10 @@ def train(
 ) -> Trained:
     """Train a network and keep the weights of its best epoch.
 
-    With a checkpoint the state of training is kept after each epoch, and when SIGINT or SIGTERM
-    asks to stop. Where one is there already, training goes on from it, and on the CPU ends bit for
-    bit as if it had never stopped.
+    With a checkpoint the state of training is saved after each epoch, and when SIGINT or SIGTERM
+    asks to stop. If the checkpoint exists, training continues from it. On the CPU it then ends bit
+    for bit as if it had never stopped, provided that the number of threads is the same. Processes
+    that compute on one machine share its cores, so the number may differ; one line says so.
 
     Several ranks train one network when all call this with the same settings and images. Each
     takes its share of every batch, and batches, statistics, losses and metrics are those of the
@@ -78,8 +82,8 @@ def train(
     Args:
         settings: How to train.
         images: The ``train`` and ``validation`` images.
-        on_epoch: Called with each epoch's metrics, those that the checkpoint holds included, lest
-            one be missed that was kept but not reported; what it raises ends the training.
+        on_epoch: Called with each epoch's metrics, also with those that the checkpoint holds, since
+            the last one may be saved but not reported. What it raises ends the training.
         checkpoint: Where the state is kept; with several ranks, where rank 0 says.
         ranks: The processes to train with, joined.
 
@@ -90,25 +94,30 @@ def train(
         KeyboardInterrupt: Training was asked to stop, on whichever rank.
     """
     engine = choose_engine(settings.device, settings.precision)
-    training, validation = (images[role].to(engine.device) for role in ("train", "validation"))
-    if settings.batch_size > len(training):
+    n_training = len(images["train"])
+    if settings.batch_size > n_training:
         raise UsageError(
-            f"batch_size = {settings.batch_size} is larger than the {len(training)} training "
-            f"images: use at most {len(training)}"
+            f"batch_size = {settings.batch_size} is larger than the {n_training} training "
+            f"images: use at most {n_training}"
         )
     ranks.share_of(settings.batch_size)
-    with ranks.failing_together(), noting_interrupts() as asked:
-        _refuse_differences(ranks, settings, engine, training, validation)
+    with (
+        ranks.failing_together(),
+        noting_interrupts() as asked,
+        shared_cores(engine.device) as adapt_threads,
+    ):
+        _refuse_differences(ranks, settings, engine, images)
         try:
             return _train(
                 settings,
-                training,
-                validation,
+                images["train"].to(engine.device),
+                images["validation"].to(engine.device),
                 engine,
                 on_epoch,
                 ranks.gather(checkpoint)[0],
                 ranks,
                 lambda: ranks.any_of(flag=asked()),
+                adapt_threads,
             )
         except torch.OutOfMemoryError as error:
             raise TrainingError(
@@ -118,14 +127,12 @@ def train(
 
 
 def _refuse_differences(
-    ranks: Ranks,
-    settings: TrainingSettings,
-    engine: Engine,
-    training: Images,
-    validation: Images,
+    ranks: Ranks, settings: TrainingSettings, engine: Engine, images: Mapping[str, Images]
 ) -> None:
-    """Make sure that a position is the same image on all ranks, and everything is done alike."""
-    files = [(file.digest, file.label) for file in training.files + validation.files]
+    """Check that all ranks have the same settings, and the same image at each position."""
+    files = [
+        (file.digest, file.label) for role in ("train", "validation") for file in images[role].files
+    ]
     known = ranks.gather((settings, engine.device.type, engine.precision, files))
     if any(theirs != known[0] for theirs in known):
         raise UsageError(
@@ -143,12 +150,13 @@ def _train(
     checkpoint: Checkpoint | None,
     ranks: Ranks,
     asked_to_stop: Callable[[], bool],
+    adapt_threads: Callable[[], None],
 ) -> Trained:
     state, remarks = begin(settings, engine, len(training) // settings.batch_size, ranks.rank)
     if checkpoint is not None:
         checkpoint.restore(state, ranks)
     if state.history or state.losses:
-        log.info("going on after epoch %d, batch %d", len(state.history), len(state.losses))
+        log.info("continuing after epoch %d, batch %d", len(state.history), len(state.losses))
     replica = ranks.replica(state.network)
     for finished in state.history:
         on_epoch(finished)
@@ -157,7 +165,7 @@ def _train(
         started = time.perf_counter() - state.seconds
         try:
             measured = _train_epoch(
-                state, replica, settings, training, engine, ranks, asked_to_stop
+                state, replica, settings, training, engine, ranks, asked_to_stop, adapt_threads
             )
         except StoppedBetweenBatches:
             state.seconds = time.perf_counter() - started
@@ -195,6 +203,7 @@ def _train_epoch(
     engine: Engine,
     ranks: Ranks,
     asked_to_stop: Callable[[], bool],
+    adapt_threads: Callable[[], None],
 ) -> Epoch:
     """Pass over the training images once, or over those left of an epoch that was stopped."""
     network, optimizer, scaler = state.network, state.optimizer, state.scaler
@@ -208,6 +217,7 @@ def _train_epoch(
     for step in range(len(state.losses), n_batches):
         if asked_to_stop():
             raise StoppedBetweenBatches
+        adapt_threads()
         # From here on B is this rank's share of the batch, and what is drawn is for the whole.
         batch = order[step * settings.batch_size : (step + 1) * settings.batch_size]
         changes = draw_changes(len(batch), state.generator)
@@ -253,10 +263,14 @@ def _train_epoch(
 def begin(
     settings: TrainingSettings, engine: Engine, n_batches: int, rank: int = 0
 ) -> tuple[TrainingState, list[str]]:
-    """Build the network and all that trains it; say what did not match in its initial weights."""
+    """Build the network and all that trains it; log and return what its initial weights lack."""
     torch.manual_seed(settings.seed)
     network = build_network(settings)
     remarks = load_weights(network, network_named(settings.network), settings.weights)
+    for remark in remarks[:_REMARKS_LOGGED]:
+        log.warning("initial weights: %s", remark)
+    if len(remarks) > _REMARKS_LOGGED:
+        log.warning("initial weights: %d more do not match", len(remarks) - _REMARKS_LOGGED)
     if rank:
         torch.manual_seed(settings.seed + rank)  # dropout
     network.to(engine.device).to(memory_format=torch.channels_last)

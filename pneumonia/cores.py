@@ -1,0 +1,121 @@
+"""How many cores this process may compute on, beside others that compute on this machine."""
+
+import json
+import logging
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from pneumonia.files import atomic_write, state_folder
+from pneumonia.processes import is_alive, this_process
+
+log = logging.getLogger(__name__)
+
+_SECONDS_BETWEEN_LOOKS = 1.0
+_THREADS = "threads"
+
+
+def available_cores() -> int:
+    """Number of cores that this process may run on, at least 1."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@contextmanager
+def shared_cores(device: torch.device) -> Iterator[Callable[[], None]]:
+    """Compute on a fair share of the cores within the block.
+
+    Threads that wait for each other's cores slow every process on the machine to a tenth. So each
+    process that computes registers a file in ``workers`` of the state folder, and all divide the
+    cores equally, each at least one. ``OMP_NUM_THREADS`` in the environment is respected: such a
+    process keeps its threads, and the others divide what is left. A process that computes on a GPU
+    counts as one core. When the share changes, one line is logged.
+
+    The number of threads changes sums in their last bits. Results are therefore the same bit for
+    bit only while the share stays the same.
+
+    Args:
+        device: Where this process computes.
+
+    Yields:
+        A function to call between batches. It adapts the number of threads to processes that
+        started or ended, and looks for them at most once a second.
+    """
+    before = torch.get_num_threads()
+    folder = state_folder() / "workers"
+    own = folder / f"{uuid.uuid4().hex}.json"
+    by_user = before if "OMP_NUM_THREADS" in os.environ else 0
+    fixed = by_user if device.type == "cpu" else 1
+    try:
+        with atomic_write(own) as unfinished:
+            unfinished.write_text(json.dumps({**this_process(), _THREADS: str(fixed)}))
+    except OSError as error:
+        log.warning("cannot share cores with other processes: %s", error)
+        yield lambda: None
+        return
+    share = _Share(own, limit=before, fixed=bool(fixed))
+    try:
+        share.adapt()
+        yield share.adapt
+    finally:
+        own.unlink(missing_ok=True)
+        torch.set_num_threads(before)
+
+
+class _Share:
+    """The share of one process, as far as it has looked.
+
+    Args:
+        own: The file by which the process is registered.
+        limit: The most threads it may use.
+        fixed: Whether it uses as many in any case.
+    """
+
+    def __init__(self, own: Path, *, limit: int, fixed: bool) -> None:
+        self._own, self._limit, self._fixed = own, limit, fixed
+        self._next_look = 0.0
+
+    def adapt(self) -> None:
+        """Set the number of threads, if the share has changed since the last look."""
+        if self._fixed or time.monotonic() < self._next_look:
+            return
+        self._next_look = time.monotonic() + _SECONDS_BETWEEN_LOOKS
+        threads_of = _registered(self._own.parent)
+        n_others = len(threads_of.keys() - {self._own})
+        cores = available_cores()
+        threads = min(self._limit, _divide(cores, threads_of).get(self._own, 1))
+        if threads == torch.get_num_threads():
+            return
+        torch.set_num_threads(threads)
+        who = "1 other process computes" if n_others == 1 else f"{n_others} other processes compute"
+        log.info("using %d of %d cores: %s on this machine", threads, cores, who)
+
+
+def _registered(folder: Path) -> dict[Path, int]:
+    """Fixed number of threads of each live process of this machine; 0 where it takes a share."""
+    found = {}
+    for file in sorted(folder.glob("*.json")):
+        try:
+            tags = json.loads(file.read_text(encoding="utf-8"))
+            alive = is_alive(tags)
+            if alive:
+                found[file] = int(tags[_THREADS])
+        except (OSError, ValueError, KeyError, TypeError):  # removed just now, or not ours
+            continue
+        if alive is False:
+            file.unlink(missing_ok=True)
+    return found
+
+
+def _divide(cores: int, threads_of: dict[Path, int]) -> dict[Path, int]:
+    """Divide the cores that fixed processes leave; the first ones get what remains."""
+    sharing = [file for file, fixed in threads_of.items() if not fixed]
+    left = max(0, cores - sum(threads_of.values()))
+    each, more = divmod(left, max(1, len(sharing)))
+    return {file: max(1, each + (number < more)) for number, file in enumerate(sharing)}
