@@ -18,7 +18,6 @@ from torch import nn
 
 from pneumonia.data.decode import Preprocessing
 from pneumonia.errors import ModelError, nearest
-from pneumonia.files import state_folder
 from pneumonia.networks.registry import NETWORKS
 from pneumonia.tracking.model_source import scoring_source
 from pneumonia.tracking.model_uris import locate_model
