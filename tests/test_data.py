@@ -11,7 +11,6 @@ from PIL import Image
 
 from pneumonia.config.data import DataSettings
 from pneumonia.data import summary
-from pneumonia.data.augment import augment, draw_changes
 from pneumonia.data.cache import open_cache
 from pneumonia.data.dataset import load_data_set
 from pneumonia.data.decode import Preprocessing, decode, network_input
@@ -190,29 +189,3 @@ def test_network_input_normalises_as_the_official_weights_expect() -> None:
     pixels = network_input(grey)
     assert pixels.shape == (1, 3, 1, 2)
     torch.testing.assert_close(pixels[0, 0, 0], torch.tensor([-0.485 / 0.229, 0.515 / 0.229]))
-
-
-def test_augmentation_is_seeded_and_leaves_images_alone_at_strength_0() -> None:
-    grey = torch.randint(0, 256, (4, 24, 24), dtype=torch.uint8)
-    first, again, other = (
-        augment(grey, draw_changes(len(grey), torch.Generator().manual_seed(seed)), strength=1.0)
-        for seed in (1, 1, 2)
-    )
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
-    assert first.min() >= 0
-    assert first.max() <= 255
-    changes = draw_changes(len(grey), torch.Generator())
-    untouched = augment(grey, changes, strength=0)
-    assert torch.equal(untouched, grey.float())
-    mirrored = augment(grey, changes, strength=0, flip_probability=1)
-    torch.testing.assert_close(mirrored, grey.flip(2).float(), atol=0.1, rtol=0)
-
-
-def test_a_batch_is_augmented_as_each_image_alone_would_be() -> None:
-    grey = torch.randint(0, 256, (5, 24, 24), dtype=torch.uint8)
-    changes = draw_changes(5, torch.Generator().manual_seed(3))
-    batch = augment(grey, changes, strength=1.5, flip_probability=0.5)
-    for image, change, expected in zip(grey, changes.T, batch, strict=True):
-        alone = augment(image.unsqueeze(0), change.unsqueeze(1), strength=1.5, flip_probability=0.5)
-        torch.testing.assert_close(alone[0], expected, atol=1e-3, rtol=0)

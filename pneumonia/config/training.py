@@ -55,6 +55,21 @@ class TrainingSettings(Settings):
     augmentation: float = Field(
         default=1.0, ge=0, le=4, description="Strength of augmentation; 0 is none."
     )
+    crop: float = Field(
+        default=1.0,
+        ge=0.05,
+        le=1,
+        description="Smallest share of the area that a random crop keeps; 1 does not crop.",
+    )
+    brightness: float = Field(
+        default=0.15, ge=0, le=1, description="Largest change of brightness by augmentation."
+    )
+    contrast: float = Field(
+        default=0.2, ge=0, le=1, description="Largest change of contrast by augmentation."
+    )
+    gamma: float = Field(
+        default=0.0, ge=0, le=2, description="Largest change of log gamma by augmentation."
+    )
     flip: float = Field(default=0.0, ge=0, le=1, description="Probability of mirroring an image.")
     clip_norm: float = Field(
         default=0.0, ge=0, le=1e6, description="Largest gradient norm; 0 is no limit."

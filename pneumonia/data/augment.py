@@ -1,5 +1,8 @@
 """Random changes to training images, a whole batch at once, on the device they are on."""
 
+import math
+from dataclasses import dataclass
+
 import torch
 from torch.nn import functional
 
@@ -7,61 +10,101 @@ from torch.nn import functional
 _ZOOM = 0.15
 _ROTATION_DEGREES = 10.0
 _SHIFT = 0.06
-_BRIGHTNESS = 0.15
-_CONTRAST = 0.20
+
+_LARGEST_ASPECT = 4 / 3
+"""Width by height of a crop, or height by width, as in torchvision's RandomResizedCrop."""
+
+_N_CHANGES = 12
 
 
-_N_CHANGES = 7
+@dataclass(frozen=True, slots=True)
+class Augmentation:
+    """How much training images are changed.
+
+    Attributes:
+        strength: Factor on zoom (±15 %), rotation (±10°), shift (±6 % of the side), brightness,
+            contrast and gamma; 0 leaves all but crops and flips out.
+        crop: Smallest share of the area that a random crop keeps, 0–1; 1 does not crop.
+        brightness: Largest change of the brightness, as a share of the range.
+        contrast: Largest change of the contrast, as a share of it.
+        gamma: Largest change of the logarithm of gamma.
+        flip: Share of the images mirrored left to right, 0–1.
+    """
+
+    strength: float = 1.0
+    crop: float = 1.0
+    brightness: float = 0.15
+    contrast: float = 0.20
+    gamma: float = 0.0
+    flip: float = 0.0
 
 
 def draw_changes(n: int, generator: torch.Generator) -> torch.Tensor:
-    """Draw what ``augment`` does to each of ``n`` images, uniform in 0–1, float32 (7, n)."""
+    """Draw what ``augment`` does to each of ``n`` images, uniform in 0–1, float32 (12, n)."""
     return torch.rand(_N_CHANGES, n, generator=generator)
 
 
-def augment(
-    grey: torch.Tensor,
-    changes: torch.Tensor,
-    *,
-    strength: float,
-    flip_probability: float = 0.0,
-) -> torch.Tensor:
-    """Resize and crop, rotate, shift, flip, and change brightness and contrast, as drawn.
+def augment(grey: torch.Tensor, changes: torch.Tensor, how: Augmentation) -> torch.Tensor:
+    """Crop, zoom, rotate, shift, flip, and change brightness, contrast and gamma, as drawn.
 
-    Each image has its own changes: resizing by up to ±15 %, rotation by ±10°, shifts by ±6 % of
-    the side, brightness by ±15 % of the range and contrast by ±20 %, all times ``strength``.
+    Each image has its own changes. A crop keeps a share of the area drawn from ``crop``–1, at an
+    aspect ratio drawn from 3/4–4/3 by its logarithm, anywhere in the image, and is stretched to
+    the square, like torchvision's RandomResizedCrop (Szegedy et al. 2015).
 
     Args:
         grey: Grey levels 0–255, uint8 (B, H, W).
-        changes: What ``draw_changes`` drew for these images, float32 (7, B), on any device.
-        strength: 0 leaves images as they are (but for flips); 1 is a usual amount.
-        flip_probability: Share of images mirrored left to right, 0–1.
+        changes: What ``draw_changes`` drew for these images, float32 (12, B), on any device.
+        how: How much to change.
 
     Returns:
         Grey levels 0–255, float32 (B, H, W).
     """
     levels = grey.to(torch.float32)
-    if strength == 0 and flip_probability == 0:
+    if how.strength == 0 and how.flip == 0 and how.crop == 1:
         return levels
-    n = len(grey)
     # One transfer however many parameters there are.
-    zoom, turn, right, down, brighter, steeper, flip = changes.to(grey.device, non_blocking=True)
+    drawn = changes.to(grey.device, non_blocking=True)
+    moved = _moved(levels, drawn[:9], how)
+    return _exposed(moved, drawn[9:], how)
+
+
+def _moved(levels: torch.Tensor, drawn: torch.Tensor, how: Augmentation) -> torch.Tensor:
+    """Resample images (B, H, W) by one affine map each."""
+    zoom, turn, right, down, flip, area, aspect, across_at, along_at = drawn
+    strength = how.strength
     scale = 1 + _signed(zoom) * _ZOOM * strength  # (B,)
     angle = torch.deg2rad(_signed(turn) * _ROTATION_DEGREES * strength)
-    mirror = torch.where(flip < flip_probability, -1.0, 1.0)
+    mirror = torch.where(flip < how.flip, -1.0, 1.0)
     cos, sin = torch.cos(angle) * scale, torch.sin(angle) * scale
     # affine_grid's coordinates run from -1 to 1, so a shift by a share of the side is twice that.
     across = torch.stack([cos * mirror, -sin, 2 * _signed(right) * _SHIFT * strength], dim=1)
     along = torch.stack([sin * mirror, cos, 2 * _signed(down) * _SHIFT * strength], dim=1)
+    if how.crop < 1:
+        side = torch.sqrt(how.crop + area * (1 - how.crop))
+        stretch = torch.exp(_signed(aspect) * math.log(_LARGEST_ASPECT) / 2)
+        for row, extent, at in (
+            (across, (side * stretch).clamp(max=1), across_at),
+            (along, (side / stretch).clamp(max=1), along_at),
+        ):
+            row.mul_(extent.unsqueeze(1))
+            row[:, 2] += (1 - extent) * _signed(at)
     affine = torch.stack([across, along], dim=1)  # (B, 2, 3)
-    size = [n, 1, *grey.shape[1:]]
+    size = [len(levels), 1, *levels.shape[1:]]
     grid = functional.affine_grid(affine, size, align_corners=False)  # (B, H, W, 2)
-    moved = functional.grid_sample(levels.unsqueeze(1), grid, align_corners=False).squeeze(1)
-    contrast = (1 + _signed(steeper) * _CONTRAST * strength).view(n, 1, 1)
-    brightness = (_signed(brighter) * _BRIGHTNESS * strength * 255).view(n, 1, 1)
-    mean = moved.mean(dim=(1, 2), keepdim=True)
-    # (moved - mean) * contrast + mean + brightness, in one pass over the images
-    return torch.addcmul(mean * (1 - contrast) + brightness, moved, contrast).clamp_(0, 255)
+    sampled = functional.grid_sample(levels.unsqueeze(1), grid, align_corners=False)
+    return sampled.squeeze(1)  # (B, H, W)
+
+
+def _exposed(levels: torch.Tensor, drawn: torch.Tensor, how: Augmentation) -> torch.Tensor:
+    """Change the grey levels of images (B, H, W)."""
+    brighter, steeper, darker = (_signed(row).view(-1, 1, 1) * how.strength for row in drawn)
+    if how.gamma:
+        levels = levels.div(255).pow(torch.exp(darker * how.gamma)).mul(255)
+    contrast = 1 + steeper * how.contrast
+    brightness = brighter * how.brightness * 255
+    mean = levels.mean(dim=(1, 2), keepdim=True)
+    # (levels - mean) * contrast + mean + brightness, in one pass over the images
+    return torch.addcmul(mean * (1 - contrast) + brightness, levels, contrast).clamp_(0, 255)
 
 
 def _signed(uniform: torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from pneumonia.config.training import TrainingSettings
 from pneumonia.cores import shared_cores
-from pneumonia.data.augment import augment, draw_changes
+from pneumonia.data.augment import Augmentation, augment, draw_changes
 from pneumonia.data.dataset import Images
 from pneumonia.data.decode import network_input
 from pneumonia.errors import TrainingError, UsageError
@@ -58,6 +58,18 @@ class Trained:
 def build_network(settings: TrainingSettings) -> nn.Module:
     """Build a network as the settings say, with random weights."""
     return network_named(settings.network).build(settings.image_size, settings.dropout)
+
+
+def augmentation_of(settings: TrainingSettings) -> Augmentation:
+    """How the settings change training images."""
+    return Augmentation(
+        strength=settings.augmentation,
+        crop=settings.crop,
+        brightness=settings.brightness,
+        contrast=settings.contrast,
+        gamma=settings.gamma,
+        flip=settings.flip,
+    )
 
 
 def train(
@@ -222,12 +234,7 @@ def _train_epoch(
         batch = order[step * settings.batch_size : (step + 1) * settings.batch_size]
         changes = draw_changes(len(batch), state.generator)
         grey, labels = training.batch(ranks.share(batch))  # (B, H, W), (B,)
-        levels = augment(
-            grey,
-            ranks.share(changes),
-            strength=settings.augmentation,
-            flip_probability=settings.flip,
-        )
+        levels = augment(grey, ranks.share(changes), augmentation_of(settings))
         with engine.autocast():
             logits = replica(network_input(levels))  # (B, 2)
         total = functional.cross_entropy(
