@@ -141,7 +141,7 @@ def test_runs_of_dead_processes_are_marked_and_no_others(place: Place, dead: Tag
     assert report.count("left  ") == 1
     assert place.status(left) == "RUNNING"
 
-    assert f"fixed  run {left}" in place.doctor("--fix", code=0)
+    assert f"fixed   run {left}" in place.doctor("--fix", code=0)
     assert place.status(left) == "KILLED"
     known = place.client.get_run(left)
     assert known.data.metrics == {"val/auc": 0.5}
@@ -179,7 +179,7 @@ def test_trials_of_dead_workers_wait_again(
         f"left    trial {lost.number} of 'night' was left by process {dead['process.id']}" in report
     )
     assert "note    trial 2 of 'night' is worked on by process 1 on another-machine" in report
-    assert "fixed  trial 0 of 'night'" in place.doctor("--fix", code=0)
+    assert "fixed   trial 0 of 'night'" in place.doctor("--fix", code=0)
     assert [trial.number for trial in queue.running()] == [own.number, theirs.number]
     assert len(queue.trials()) == 4
     assert "trial 0" not in place.doctor(code=0)
@@ -196,7 +196,7 @@ def test_a_trial_of_another_machine_is_left_once_its_heartbeat_is_long_past(
         "_get_stale_trial_ids",
         lambda *_: [queue.running()[0]._trial_id],
     )
-    assert "fixed  trial 0 of 'night'" in place.doctor("--fix", code=0)
+    assert "fixed   trial 0 of 'night'" in place.doctor("--fix", code=0)
     assert queue.running() == []
 
 
@@ -213,7 +213,7 @@ def test_a_study_that_was_left_half_made_is_deleted_and_another_program_s_is_not
     assert "note    study 'preparing' is being made ready" in report
     assert "note    study 'theirs' is not ready" in report
     assert "foreign" not in report
-    assert "fixed  study 'half'" in place.doctor("--fix", code=0)
+    assert "fixed   study 'half'" in place.doctor("--fix", code=0)
     assert optuna.get_all_study_names(studies) == ["preparing", "theirs", "foreign"]
 
 
@@ -236,7 +236,7 @@ def test_a_search_is_not_left_while_somebody_works_on_its_study(
     queue.study.tell(trial, 0.5)
     take_as(queue, dead, monkeypatch)
     report = place.doctor("--fix", code=0)
-    assert "fixed  trial 1 of 'night'" in report
+    assert "fixed   trial 1 of 'night'" in report
     assert f"marked KILLED; 'pneumonia train --resume {run_id}' goes on with it" in report
     assert place.status(run_id) == "KILLED"
     assert LocalState(run_id).run_config.exists()
@@ -304,7 +304,7 @@ def test_what_waits_to_be_delivered_is_told_and_kept(
     assert place.status(run_id) == "RUNNING"
     assert [file.name for file in local.outbox.iterdir()] == ["000001.json"]
     assert place.cli("sync").exit_code == 0
-    assert f"fixed  run {run_id}" in place.doctor("--fix", code=0)
+    assert f"fixed   run {run_id}" in place.doctor("--fix", code=0)
     assert place.client.get_run(run_id).data.tags["late"] == "yes"
 
 
@@ -364,7 +364,7 @@ def test_a_cache_is_left_when_its_builder_was_killed_and_not_while_it_builds(
     assert "nothing is left behind" in place.doctor("--fix", code=0)
     assert (target / "pixels.npy").exists()
     (target / "index.json").unlink()  # as when it was killed while it removed a damaged one
-    assert f"fixed  cache {str(target)!r}" in place.doctor("--fix", code=0)
+    assert f"fixed   cache {str(target)!r}" in place.doctor("--fix", code=0)
     assert len(open_cache(files, Preprocessing(32)).rows) == 1
 
 
