@@ -129,6 +129,11 @@ def tracking_uri() -> str:
     return str(mlflow.get_tracking_uri())
 
 
+def shown_uri() -> str:
+    """The store chosen by ``connect`` without its password, for messages."""
+    return without_password(tracking_uri(), tracking_uri())
+
+
 def chosen_experiment_id() -> str:
     """Identifier of the experiment chosen last; the default one where none was."""
     return str(mlflow.tracking.fluent._get_experiment_id())  # noqa: SLF001 - MLflow has no other
