@@ -20,6 +20,7 @@ from pneumonia.config.data import DataSettings
 from pneumonia.config.training import TrainingSettings
 from pneumonia.data.dataset import load_data_set
 from pneumonia.data.decode import Preprocessing
+from pneumonia.evaluation import predict
 from pneumonia.training import loop
 from pneumonia.training.checkpoint import Checkpoint
 from pneumonia.training.distributed import ALONE, Ranks, joined
@@ -76,9 +77,14 @@ def compare(folder: str, results: str) -> None:
 def in_float64(patch: pytest.MonkeyPatch) -> None:
     """Train in float64, whose rounding is too small to hide a mistake."""
     patch.setattr(torch.Tensor, "float", torch.Tensor.double)
-    for name in ("build_network", "network_input", "loss_weights"):
-        plain = getattr(loop, name)
-        patch.setattr(loop, name, lambda *given, plain=plain: plain(*given).double())
+    for module, name in (
+        (loop, "build_network"),
+        (loop, "network_input"),
+        (loop, "loss_weights"),
+        (predict, "network_input"),
+    ):
+        plain = getattr(module, name)
+        patch.setattr(module, name, lambda *given, plain=plain: plain(*given).double())
 
 
 def on_call(patch: pytest.MonkeyPatch, number: int, act: Callable[[], None]) -> None:

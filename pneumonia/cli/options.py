@@ -40,7 +40,7 @@ def settings_options(command: Command) -> Command:
 
 def search_options(command: Command) -> Command:
     """Add an option for each setting of a search."""
-    return _options_of(SearchSettings)(command)
+    return _options_of(SearchSettings, with_defaults=True)(command)
 
 
 def given(values: dict[str, Any]) -> dict[str, Any]:
@@ -86,23 +86,27 @@ def flag(name: str, *, default: bool | None, help: str) -> Callable[[Command], C
     )
 
 
-def _options_of(kind: type[Settings], but: tuple[str, ...] = ()) -> Callable[[Command], Command]:
+def _options_of(
+    kind: type[Settings], *, but: tuple[str, ...] = (), with_defaults: bool = False
+) -> Callable[[Command], Command]:
     def add(command: Command) -> Command:
         for name, field in reversed(kind.model_fields.items()):
             if name not in but:
-                command = _option(name.replace("_", "-"), field)(command)
+                default = field.default if with_defaults else None
+                command = _option(name.replace("_", "-"), field, default)(command)
         return command
 
     return add
 
 
-def _option(name: str, field: FieldInfo) -> Callable[[Command], Command]:
+def _option(name: str, field: FieldInfo, default: Any) -> Callable[[Command], Command]:
     text = field.description or ""
     if field.annotation is bool:
-        return flag(name, default=None, help=text)
+        return flag(name, default=default, help=text)
+    shown: dict[str, Any] = {"default": default, "show_default": bool(default), "help": text}
     if choices := choices_of(field):
-        return click.option(f"--{name}", type=click.Choice(choices), help=text)
+        return click.option(f"--{name}", type=click.Choice(choices), **shown)
     # ``float | None`` takes a float.
     kind: Any = next(iter(get_args(field.annotation)), field.annotation)
     types = {int: click.INT, float: click.FLOAT}
-    return click.option(f"--{name}", type=types.get(kind, click.STRING), help=text)
+    return click.option(f"--{name}", type=types.get(kind, click.STRING), **shown)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from pneumonia.doctor.checks import Issue, Mark, Remark, Section, format_size, size_of
 from pneumonia.doctor.run_checks import how_to_go_on, named
-from pneumonia.doctor.store_checks import without_password
 from pneumonia.errors import UsageError
 from pneumonia.files import unfinished_writes
 from pneumonia.processes import describe_process, is_alive
@@ -16,6 +15,7 @@ from pneumonia.tracking.local_state import LocalState, kept_runs
 from pneumonia.tracking.lookup import existing_run
 from pneumonia.tracking.outbox import kept_entries
 from pneumonia.tracking.runs import Run
+from pneumonia.tracking.store import without_password
 
 
 @dataclass(frozen=True, slots=True)

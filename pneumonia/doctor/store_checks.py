@@ -1,7 +1,6 @@
 """Whether the tracking store and the study storage answer."""
 
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from optuna.storages import BaseStorage
 
@@ -9,7 +8,7 @@ from pneumonia.doctor.checks import Mark, Remark, Section
 from pneumonia.errors import PneumoniaError
 from pneumonia.search.storage import existing_storage, storage_url
 from pneumonia.search.study import known_studies
-from pneumonia.tracking.store import chosen_uri, connect, local_database
+from pneumonia.tracking.store import chosen_uri, connect, local_database, without_password
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +36,6 @@ def check_stores(tracking_uri: str | None, storage: str) -> Stores:
     uri, tracking = _tracking(tracking_uri)
     studies, study_storage = _studies(storage)
     return Stores(uri, studies, Section("Stores", [tracking, study_storage]))
-
-
-def without_password(text: str, url: str) -> str:
-    """A text with the password of a URL blotted out: reports are shown to others."""
-    password = urlsplit(url).password
-    return text.replace(f":{password}@", ":***@") if password else text
 
 
 def _tracking(tracking_uri: str | None) -> tuple[str | None, Remark]:

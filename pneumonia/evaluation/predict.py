@@ -79,6 +79,7 @@ class Predictor:
         self.threshold = threshold
         self.network = network.to(self.engine.device).to(memory_format=torch.channels_last)
 
+    @torch.inference_mode()
     def probabilities(self, grey: torch.Tensor) -> torch.Tensor:
         """Probability of the positive class, float64 (B,), from grey levels, uint8 (B, H, W)."""
         grey = grey.to(self.engine.device)

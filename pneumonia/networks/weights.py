@@ -1,6 +1,5 @@
 """Initial weights: torchvision's official ones, or a local state dict."""
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,8 @@ from pneumonia.errors import UsageError, WeightsError
 from pneumonia.networks.registry import Network
 
 NONE, IMAGENET = "none", "imagenet"
+_WRAPPERS = ("state_dict", "model_state_dict", "model")
+_PREFIXES = ("module.", "_orig_mod.", "model.")
 
 
 def load_weights(network: nn.Module, entry: Network, weights: str) -> list[str]:
@@ -75,7 +76,9 @@ def official_place(name: str) -> Path:
 
 
 def read_state_dict(path: Path) -> Mapping[str, Any]:
-    """Read a state dict, also one wrapped as ``state_dict`` or saved from DataParallel.
+    """Read a state dict, bare or within the dictionary that training scripts save.
+
+    Prefixes of DataParallel, ``torch.compile`` and Lightning are removed from its keys.
 
     Raises:
         UsageError: There is no such file.
@@ -85,18 +88,28 @@ def read_state_dict(path: Path) -> Mapping[str, Any]:
         raise UsageError(
             f"no weights file {str(path)!r}: give 'imagenet', 'none' or the path of a state dict"
         )
+    advice = "save it with torch.save(network.state_dict(), path)"
+    if not path.stat().st_size:
+        raise WeightsError(f"{str(path)!r} is empty: {advice}")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise WeightsError(
-            f"{str(path)!r} is not a state dict of tensors ({str(error).splitlines()[0]}): "
-            "save it with torch.save(network.state_dict(), path)"
-        ) from None
-    if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
-        state = state["state_dict"]
+    except OSError as error:
+        raise WeightsError(f"cannot read {str(path)!r}: {error.strerror or error}") from None
+    except Exception as error:  # what unpickling any bytes may raise
+        raise WeightsError(f"{str(path)!r} is not a state dict of tensors: {advice}") from error
+    for wrapper in _WRAPPERS:
+        if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
+            state = state[wrapper]
     if not isinstance(state, Mapping) or not state:
-        raise WeightsError(f"{str(path)!r} holds no state dict: save network.state_dict()")
-    return {str(key).removeprefix("module."): tensor for key, tensor in state.items()}
+        raise WeightsError(f"{str(path)!r} holds no state dict: {advice}")
+    return {_without_prefixes(str(key)): tensor for key, tensor in state.items()}
+
+
+def _without_prefixes(key: str) -> str:
+    """Remove what DataParallel, torch.compile and Lightning put before a parameter's name."""
+    while prefix := next((p for p in _PREFIXES if key.startswith(p)), ""):
+        key = key.removeprefix(prefix)
+    return key
 
 
 def _fill(network: nn.Module, given: Mapping[str, Any], head: str, source: str) -> list[str]:
@@ -108,6 +121,9 @@ def _fill(network: nn.Module, given: Mapping[str, Any], head: str, source: str) 
             remarks.append(f"{key}: not in the network")
         elif not isinstance(tensor, torch.Tensor):
             remarks.append(f"{key}: not a tensor")
+        elif tensor.ndim == 4 and tensor.shape[1] == 1 and _over_channels(tensor, own[key]):
+            fitting[key] = tensor.expand_as(own[key]) / own[key].shape[1]
+            remarks.append(f"{key}: 1 input channel there, spread over {own[key].shape[1]}")
         elif tensor.shape != own[key].shape:
             theirs, ours = tuple(tensor.shape), tuple(own[key].shape)
             fate = "head left random" if key.startswith(head) else "left random"
@@ -123,3 +139,8 @@ def _fill(network: nn.Module, given: Mapping[str, Any], head: str, source: str) 
         )
     network.load_state_dict({**own, **fitting})
     return remarks
+
+
+def _over_channels(kernel: torch.Tensor, own: torch.Tensor) -> bool:
+    """Whether shapes (out, in, h, w) are alike but for ours having three input channels, RGB."""
+    return own.shape[1] == 3 and kernel.shape == (own.shape[0], 1, *own.shape[2:])

@@ -7,7 +7,7 @@ from pneumonia.errors import TrackingError
 from pneumonia.tracking.outbox import outbox
 from pneumonia.tracking.paging import search_all
 from pneumonia.tracking.runs import Run
-from pneumonia.tracking.store import tracking_uri
+from pneumonia.tracking.store import shown_uri
 
 
 def runs_at_work() -> list[Run]:
@@ -51,4 +51,4 @@ def existing_run(run_id: str) -> Run | None:
 
 def _no_answer(error: Exception) -> TrackingError:
     first = (str(error) or type(error).__name__).splitlines()[0]
-    return TrackingError(f"the tracking store {tracking_uri()!r} cannot say ({first}): try again")
+    return TrackingError(f"the tracking store {shown_uri()!r} cannot say ({first}): try again")

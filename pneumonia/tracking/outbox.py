@@ -26,6 +26,7 @@ from mlflow.exceptions import MlflowException
 from pneumonia.errors import TrackingError
 from pneumonia.files import atomic_write
 from pneumonia.tracking.local_state import LocalState
+from pneumonia.tracking.store import shown_uri
 
 log = logging.getLogger(__name__)
 
@@ -134,7 +135,7 @@ class Outbox:
                 self._away(error)
                 if time.monotonic() + self._pause > deadline:
                     raise TrackingError(
-                        f"the tracking store {mlflow.get_tracking_uri()!r} has not come back: "
+                        f"the tracking store {shown_uri()!r} has not come back: "
                         f"{_first_line(error)}"
                     ) from error
                 time.sleep(self._pause)
@@ -220,7 +221,7 @@ class Outbox:
             log.warning(
                 "the tracking store %s does not answer (%s): training goes on, and what is logged "
                 "waits on disk until it does",
-                mlflow.get_tracking_uri(),
+                shown_uri(),
                 _first_line(error),
             )
         self._pause = min(_LONGEST_PAUSE, max(1.0, 2 * self._pause))

@@ -28,7 +28,7 @@ from pneumonia.tracking.local_state import LocalState
 from pneumonia.tracking.outbox import Entry, outbox
 from pneumonia.tracking.paging import search_all
 from pneumonia.tracking.provenance import git_state, versions
-from pneumonia.tracking.store import chosen_experiment_id
+from pneumonia.tracking.store import chosen_experiment_id, shown_uri
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure  # slow, and predict draws nothing
@@ -251,7 +251,7 @@ def run_context(run: Run, shared: Callable[[], bool] = lambda: False) -> Iterato
         run.end("FINISHED")
     if not run.outbox.flush(wait=True):
         raise TrackingError(
-            f"the tracking store {mlflow.get_tracking_uri()!r} has not come back: what is to be "
+            f"the tracking store {shown_uri()!r} has not come back: what is to be "
             "logged is kept on disk; 'pneumonia sync' delivers it when the store answers"
         )
     if ended:

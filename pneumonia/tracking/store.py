@@ -3,16 +3,17 @@
 import os
 import sqlite3
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import urlsplit
 
 import mlflow
 import sqlalchemy
 from filelock import FileLock
 from mlflow.exceptions import MlflowException
+from mlflow.utils.credentials import get_default_host_creds
+from mlflow.utils.rest_utils import http_request
 
 from pneumonia.errors import TrackingError
 from pneumonia.tracking.paging import search_all
@@ -129,6 +130,11 @@ def tracking_uri() -> str:
     return str(mlflow.get_tracking_uri())
 
 
+def shown_uri() -> str:
+    """The store chosen by ``connect`` without its password, for messages."""
+    return without_password(tracking_uri(), tracking_uri())
+
+
 def chosen_experiment_id() -> str:
     """Identifier of the experiment chosen last; the default one where none was."""
     return str(mlflow.tracking.fluent._get_experiment_id())  # noqa: SLF001 - MLflow has no other
@@ -176,23 +182,36 @@ def _artifact_location(name: str) -> str | None:
 
 
 def _check_server(uri: str) -> None:
-    """Ask once with a short patience; MLflow itself would try for minutes."""
-    request = urllib.request.Request(f"{uri.rstrip('/')}/health")  # noqa: S310 - http, checked
+    """Ask once, with MLflow's credentials, certificates and proxies, but not for minutes.
+
+    Any answer will do: who may do what is for MLflow to say.
+    """
     try:
-        with urllib.request.urlopen(request, timeout=10):  # noqa: S310 - likewise
-            return
-    except urllib.error.HTTPError:
-        return  # it answers; who may do what is for MLflow to say
-    except (OSError, ValueError) as error:
+        http_request(
+            get_default_host_creds(uri),
+            "/health",
+            "GET",
+            timeout=10,
+            max_retries=0,
+            raise_on_status=False,
+        )
+    except (MlflowException, OSError, ValueError) as error:
         raise _unreachable(uri, str(error)) from None
+
+
+def without_password(text: str, url: str) -> str:
+    """Hide the password of a URL in a text: logs and reports are shown to others."""
+    password = urlsplit(url).password
+    return text.replace(f":{password}@", ":***@") if password else text
 
 
 def _unreachable(uri: str, reason: str) -> TrackingError:
     first = reason.splitlines()[0] if reason else "no answer"
-    return TrackingError(
+    message = (
         f"the tracking store {uri!r} does not answer ({first}): start it, or choose another with "
         "--tracking-uri or MLFLOW_TRACKING_URI"
     )
+    return TrackingError(without_password(message, uri))
 
 
 def _first_line(error: Exception) -> str:
