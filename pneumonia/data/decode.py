@@ -115,7 +115,7 @@ def network_input(grey: torch.Tensor) -> torch.Tensor:
 @cache
 def _normalisation(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """What is added to and multiplied with grey levels, each (3,); made once, for a GPU waits."""
-    with torch.inference_mode(mode=False):  # lest training get what prediction made first
+    with torch.inference_mode(mode=False):  # training cannot use inference tensors
         std = torch.tensor(IMAGENET_STD, device=device)
         return -torch.tensor(IMAGENET_MEAN, device=device) / std, 1 / (255 * std)
 

@@ -2,7 +2,7 @@
 
 Soft tissue, air, bones and vessels are formulas over the picture's coordinates; they add up to an
 attenuation, which a film curve turns into grey levels. Pneumonia replaces air by fluid. Exposure,
-markers, leads and noise are drawn without regard to the class, lest they give it away.
+markers, leads and noise are drawn independently of the class, so that they do not reveal it.
 """
 
 from collections.abc import Callable

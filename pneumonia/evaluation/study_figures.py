@@ -91,7 +91,7 @@ def parameter_importance(importances: Mapping[str, float], *, metric: str) -> Fi
     """
     if not importances:
         return sentence_figure(
-            "The importance of parameters cannot be told yet: it takes at least 4 completed "
+            "The importance of parameters is not known yet: it takes at least 4 completed "
             "trials that differ in their parameters and in their results."
         )
     ordered = sorted(importances.items(), key=lambda item: (item[1], item[0]))

@@ -70,7 +70,7 @@ def _writer(file_format: str, path: Path | None) -> Iterator[Write]:
 class _UnixLines:
     """Ends rows with a line feed, where the csv module writes \\r\\n.
 
-    The module must be told of both characters, or it leaves a \\r within a value unquoted.
+    The module quotes a \\r within a value only if its own line ending contains one.
     """
 
     def __init__(self, out: TextIO) -> None:

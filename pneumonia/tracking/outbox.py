@@ -119,7 +119,7 @@ class Outbox:
     def ask(self, question: Callable[[], T]) -> T:
         """Do what needs the store's answer, and wait for it as long as patience lasts.
 
-        What waits is delivered before, lest the answer ignore it.
+        Waiting entries are delivered first, so that the answer takes them into account.
 
         Raises:
             TrackingError: The store did not come back.

@@ -94,7 +94,9 @@ def read_run_config(run_id: str, *, local: bool = False) -> RunConfig:
 
 
 def run_config_to_resume(run_id: str, *, local: bool = False) -> RunConfig:
-    """How a run that is to go on was invoked; one that died before it told is ended as KILLED.
+    """Read the configuration of a run to resume.
+
+    A run whose process stopped before it logged its configuration is ended as KILLED.
 
     Arguments as for ``read_run_config``.
 

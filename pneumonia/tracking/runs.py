@@ -15,6 +15,7 @@ import mlflow
 import torch
 from mlflow.data.code_dataset_source import CodeDatasetSource
 from mlflow.data.meta_dataset import MetaDataset
+from mlflow.entities import Dataset as DatasetEntity
 from mlflow.entities import DatasetInput, InputTag
 from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
@@ -148,7 +149,7 @@ class Run:
         inputs = []
         for role in data.roles:
             images = MetaDataset(source, f"{data.name}/{role}", data.role_digest(role))  # type: ignore[abstract]  # its profile is optional
-            entity = images._to_mlflow_entity()  # noqa: SLF001 - the client takes entities only
+            entity = DatasetEntity(**images.to_dict())  # the client takes entities only
             context = InputTag(MLFLOW_DATASET_CONTEXT, "training" if role == "train" else role)
             inputs.append(DatasetInput(entity, [context]))
         self.outbox.ask(lambda: self.outbox.client.log_inputs(self.id, inputs))

@@ -83,8 +83,6 @@ def _fast_bf16(device: torch.device) -> bool:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":
         # Without these instructions bf16 is emulated, and slower than fp32.
-        return bool(
-            torch.cpu._is_avx512_bf16_supported()  # noqa: SLF001 - torch has no public question
-            or torch.cpu._is_amx_tile_supported()  # noqa: SLF001 - likewise
-        )
+        has = torch.cpu.get_capabilities()
+        return bool(has.get("avx512_bf16") or has.get("amx_tile"))
     return False
