@@ -1,9 +1,13 @@
 """Which process works on a run or a trial, and whether that process is alive."""
 
+import contextlib
 import functools
 import os
+import signal
 import socket
-from collections.abc import Mapping
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
 
 import psutil
 
@@ -51,3 +55,35 @@ def is_alive(tags: Mapping[str, str]) -> bool | None:
 def describe_process(tags: Mapping[str, str]) -> str:
     """Format a process for a message: ``process 4711 on xray-server``."""
     return f"process {tags.get(_ID, 'unknown')} on {tags.get(_HOST, 'an unknown machine')}"
+
+
+def run_until_stopped(command: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Run a program, and stop it with all its children when this process is asked to stop.
+
+    Returns:
+        Exit code of the program.
+
+    Raises:
+        SystemExit: SIGTERM came; nothing that was started is left.
+    """
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
+    program = subprocess.Popen(command, env=environment)
+    try:
+        return program.wait()
+    finally:
+        _stop_tree(program.pid)
+        program.wait()
+
+
+def _stop_tree(process_id: int) -> None:
+    try:
+        root = psutil.Process(process_id)
+        tree = [*root.children(recursive=True), root]
+    except psutil.NoSuchProcess:
+        return
+    for process in tree:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.terminate()
+    for process in psutil.wait_procs(tree, timeout=5)[1]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()

@@ -2,7 +2,7 @@
 
 import click
 
-from pneumonia.cli.options import tracking_uri_option
+from pneumonia.cli.options import FloatInRange, tracking_uri_option
 
 _NOT_WELL = 3
 
@@ -13,7 +13,7 @@ _NOT_WELL = 3
 @click.option(
     "--cache-limit",
     metavar="GIB",
-    type=click.FloatRange(min=0),
+    type=FloatInRange(min=0),
     default=20,
     show_default=True,
     help="GiB that image caches may take; --fix removes those used longest ago.",

@@ -1,5 +1,6 @@
 """Options made from the settings' own fields, so that names, help and ranges are said once."""
 
+import math
 from collections.abc import Callable
 from typing import Any, get_args
 
@@ -84,6 +85,19 @@ def flag(name: str, *, default: bool | None, help: str) -> Callable[[Command], C
         show_default=default is not None,
         metavar="[BOOLEAN]",
     )
+
+
+class FloatInRange(click.FloatRange):
+    """A float within a range; unlike Click's own type it refuses NaN, which no bound excludes."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Read the option's text."""
+        number = float(super().convert(value, param, ctx))
+        if math.isnan(number):
+            self.fail(f"{value!r} is not a number", param, ctx)
+        return number
 
 
 def _options_of(

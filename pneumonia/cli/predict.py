@@ -8,13 +8,13 @@ from typing import Any
 import click
 
 from pneumonia.cli.group import print_run, progress
-from pneumonia.cli.options import flag, tracking_options, tracking_uri_option
+from pneumonia.cli.options import FloatInRange, flag, tracking_options, tracking_uri_option
 
 _MODEL_URI = click.option(
     "--model-uri", required=True, help="models:/NAME/VERSION, models:/NAME@champion, or runs:/…"
 )
 _THRESHOLD = click.option(
-    "--threshold", type=click.FloatRange(0, 1), help="Least probability called positive."
+    "--threshold", type=FloatInRange(0, 1), help="Least probability called positive."
 )
 
 

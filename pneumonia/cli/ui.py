@@ -1,7 +1,6 @@
 """``pneumonia ui`` and ``pneumonia demo``."""
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -30,6 +29,7 @@ def ui(tracking_uri: str | None, host: str, port: int) -> None:
     import socket
 
     from pneumonia.errors import TrackingError
+    from pneumonia.processes import run_until_stopped
     from pneumonia.tracking.store import connect, latest_experiment
 
     uri = connect(tracking_uri)
@@ -67,7 +67,7 @@ def ui(tracking_uri: str | None, host: str, port: int) -> None:
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
     }
-    raise SystemExit(subprocess.run(command, env=environment, check=False).returncode)
+    raise SystemExit(run_until_stopped(command, environment))
 
 
 @click.command()

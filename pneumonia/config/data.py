@@ -1,12 +1,22 @@
 """Which images a run uses, and in which role."""
 
-from pydantic import Field, field_validator
+from typing import Self
+
+from pydantic import Field, field_validator, model_validator
 
 from pneumonia.config.settings import Settings
 from pneumonia.errors import UsageError
 
 DEMO = "demo"
 """The value of ``data`` that asks for synthetic images, made on the spot."""
+
+
+PART_NAMES = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
+"""The folders of a data set: how each is called here, and the names it is recognised by."""
 
 
 class DataSettings(Settings):
@@ -49,7 +59,9 @@ class DataSettings(Settings):
         default=0, description="Seed of the split, apart from that of training."
     )
     patient_pattern: str = Field(
-        default="", description="Regular expression with a 'patient' group, for other file names."
+        default="",
+        description="Regular expression with a 'patient' group, searched in each image's path "
+        "relative to the data set.",
     )
     skip_unreadable: bool = Field(
         default=False, description="Leave unreadable images out instead of stopping."
@@ -66,6 +78,19 @@ class DataSettings(Settings):
             raise UsageError(f"classes = {classes!r}: name two classes, the one to detect last")
         return classes
 
+    @model_validator(mode="after")
+    def _one_role_a_folder(self) -> Self:
+        roles: dict[str, str] = {}
+        for role in ("train_folders", "validation_folders", "test_folders"):
+            for folder in names(getattr(self, role)):
+                other = roles.setdefault(part_name(folder), role)
+                if other != role:
+                    raise UsageError(
+                        f"folder {folder!r} is in {other} and in {role}: a folder has one role, "
+                        f"so leave it out of one, for instance with --{other.replace('_', '-')}"
+                    )
+        return self
+
     @property
     def class_names(self) -> tuple[str, str]:
         """The negative and the positive class."""
@@ -76,3 +101,9 @@ class DataSettings(Settings):
 def names(commas: str) -> list[str]:
     """Split ``train,val`` into its names."""
     return [name.strip() for name in commas.split(",") if name.strip()]
+
+
+def part_name(folder: str) -> str:
+    """What a folder that a user names is called here: ``val`` for ``Validation``."""
+    parts = (part for part, known_as in PART_NAMES.items() if folder.casefold() in known_as)
+    return next(parts, folder)

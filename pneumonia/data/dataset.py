@@ -147,9 +147,18 @@ def demo_folder(progress: Progress | None = None) -> Path:
 
 
 def find_readable(
-    settings: DataSettings, preprocessing: Preprocessing, progress: Progress | None = None
+    settings: DataSettings,
+    preprocessing: Preprocessing,
+    progress: Progress | None = None,
+    only: str | None = None,
 ) -> tuple[Path, Found, Cache]:
     """Find the images and decode every one, so that unreadable ones stop us here.
+
+    Args:
+        settings: Which data.
+        preprocessing: How to decode it.
+        progress: Called with the number of images decoded so far, and of all.
+        only: ``train``, ``val`` or ``test`` to leave the other folders unread.
 
     Returns:
         The folder, its readable images, and all decoded images.
@@ -158,7 +167,7 @@ def find_readable(
         DataError: There are unreadable images and ``skip_unreadable`` is not set.
     """
     root = demo_folder(progress) if settings.data == DEMO else Path(settings.data).absolute()
-    found = find_images(root, settings.class_names, settings.patient_pattern)
+    found = find_images(root, settings.class_names, settings.patient_pattern, only)
     files = {image.digest: image.path for image in found.images}
     cache = open_cache(files, preprocessing, progress=progress)
     unreadable = [image for image in found.images if image.digest in cache.unreadable]

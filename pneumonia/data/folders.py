@@ -8,12 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pneumonia.config.data import PART_NAMES
 from pneumonia.data.patients import Patient, compile_pattern, patient_of
 from pneumonia.errors import DataError, nearest
 
 IMAGE_ENDINGS = frozenset({".jpg", ".jpeg", ".png"})
-
-_PARTS = ("train", "val", "test")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +48,42 @@ class Found:
         return {image.part for image in self.images}
 
 
-def find_images(root: Path, class_names: tuple[str, str], patient_pattern: str = "") -> Found:
+def part_folders(root: Path) -> dict[str, Path]:
+    """Map ``train``, ``val`` and ``test`` to the folders of these, as far as they exist.
+
+    Raises:
+        DataError: ``root`` cannot be read, or holds two folders for one of them.
+    """
+    folders: dict[str, Path] = {}
+    for part, known_as in PART_NAMES.items():
+        present = list(_subfolders(root, known_as).values())
+        if len(present) > 1:
+            raise DataError(
+                f"folders {present[0].name!r} and {present[1].name!r} in {str(root)!r} are both "
+                f"for {part!r}: rename or merge one of them"
+            )
+        if present:
+            folders[part] = present[0]
+    return folders
+
+
+def find_images(
+    root: Path,
+    class_names: tuple[str, str],
+    patient_pattern: str = "",
+    only: str | None = None,
+) -> Found:
     """Find every labelled image under ``root``, with its patient and a digest of its content.
 
     ``root`` holds ``train``, ``val`` and ``test`` (any may be missing), each with one folder a
-    class, or it holds the two class folders itself. Folder names match in any case.
+    class, or it holds the two class folders itself. Folder names match in any case, and
+    ``training``, ``valid``, ``validation`` and ``testing`` are recognised.
+
+    Args:
+        root: The data set.
+        class_names: The negative and the positive class.
+        patient_pattern: A regular expression with a ``patient`` group, or empty.
+        only: ``train``, ``val`` or ``test`` to leave the other folders unread.
 
     Raises:
         DataError: There is no such folder, or it holds no images of one of the classes.
@@ -62,7 +92,9 @@ def find_images(root: Path, class_names: tuple[str, str], patient_pattern: str =
     pattern = compile_pattern(patient_pattern) if patient_pattern else None
     if not root.is_dir():
         raise DataError(f"no folder {str(root)!r}: give the folder that holds the images")
-    parts = _subfolders(root, _PARTS) or {"": root}
+    parts = part_folders(root) or {"": root}
+    if only is not None and "" not in parts:
+        parts = {part: folder for part, folder in parts.items() if part == only}
     skipped: Counter[str] = Counter()
     labelled: list[tuple[str, int, Path]] = []
     for part, folder in parts.items():
@@ -80,7 +112,13 @@ def find_images(root: Path, class_names: tuple[str, str], patient_pattern: str =
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as threads:
         digests = threads.map(_digest, (file for _, _, file in labelled))
         images = [
-            ImageFile(file, part, label, patient_of(file.stem, str(file), pattern), digest)
+            ImageFile(
+                file,
+                part,
+                label,
+                patient_of(file.relative_to(root).as_posix(), str(file), pattern),
+                digest,
+            )
             for (part, label, file), digest in zip(labelled, digests, strict=True)
         ]
     return Found(images, skipped)

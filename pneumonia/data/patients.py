@@ -1,7 +1,8 @@
-"""Which patient an image shows, read from its file name."""
+"""Which patient an image shows, read from its path."""
 
 import re
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 from pneumonia.errors import UsageError
 
@@ -47,19 +48,21 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
     return compiled
 
 
-def patient_of(stem: str, own_key: str, pattern: re.Pattern[str] | None = None) -> Patient:
-    """Tell the patient from a file name.
+def patient_of(path: str, own_key: str, pattern: re.Pattern[str] | None = None) -> Patient:
+    """Tell the patient from where an image is.
 
     Args:
-        stem: The file's name without its ending.
+        path: The file's path relative to the data set, with ``/`` on every system.
         own_key: What to call the patient when no pattern matches: unique to the image.
-        pattern: The user's pattern, with a ``patient`` group; the published names otherwise.
+        pattern: The user's pattern, with a ``patient`` group, searched in the whole path; without
+            one the published names, matched against the file's name.
     """
     if pattern is not None:
-        match = pattern.search(stem)
+        match = pattern.search(path)
         if match is None or not match["patient"]:
             return Patient(own_key, None, known=False)
         return Patient(match["patient"], None, known=True)
+    stem = PurePosixPath(path).stem
     for published in _PUBLISHED:
         if match := published.match(stem):
             groups = match.groupdict()

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumonia.config.data import DataSettings, names
+from pneumonia.config.data import PART_NAMES, DataSettings, names, part_name
 from pneumonia.data.folders import Found, ImageFile
 from pneumonia.errors import DataError, nearest
 
@@ -161,11 +161,10 @@ def _too_few(n_patients: int, n_parts: int) -> DataError:
 
 def _from_folders(found: Found, folders: str, role: str, *, required: bool) -> list[ImageFile]:
     for name in names(folders):
-        if name not in ("train", "val", "test"):
-            raise DataError(
-                f"unknown folder {name!r} for {role}: {nearest(name, ('train', 'val', 'test'))}"
-            )
-    images = [image for image in found.images if image.part in names(folders)]
+        if part_name(name) not in PART_NAMES:
+            raise DataError(f"unknown folder {name!r} for {role}: {nearest(name, PART_NAMES)}")
+    parts = {part_name(name) for name in names(folders)}
+    images = [image for image in found.images if image.part in parts]
     if required and not images:
         raise DataError(
             f"no images for {role}: the data set has {', '.join(sorted(found.parts))}, "

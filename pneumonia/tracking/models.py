@@ -178,5 +178,5 @@ _SIGNATURE = ModelSignature(
             ColSpec("string", "error"),
         ]
     ),
-    params=ParamSchema([ParamSpec("threshold", "double", 0.5)]),
+    params=ParamSchema([ParamSpec("threshold", "double", None)]),
 )

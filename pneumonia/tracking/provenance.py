@@ -20,11 +20,16 @@ def versions() -> dict[str, str]:
 
 
 def git_state() -> dict[str, str]:
-    """Commit of the code that runs, and whether there were uncommitted changes, as tags."""
+    """Commit of the code that runs, and whether there were uncommitted changes, as tags.
+
+    An installed package has none, though a repository may surround its virtual environment.
+    """
     folder = Path(__file__).parent
+    if _git(folder, "ls-files", "--error-unmatch", Path(__file__).name) is None:
+        return {"git.dirty": "unknown: the package does not run from a git checkout"}
     commit = _git(folder, "rev-parse", "HEAD")
-    if commit is None:
-        return {"git.dirty": "unknown"}
+    if commit is None:  # a repository without a commit
+        return {"git.dirty": "unknown: there is no commit"}
     dirty = _git(folder, "status", "--porcelain", "--untracked-files=no")
     return {"mlflow.source.git.commit": commit, "git.dirty": str(bool(dirty)).lower()}
 

@@ -114,7 +114,8 @@ def log_scores(
 ) -> tuple[dict[str, float], Mapping[str, tuple[float, float]]]:
     """Score a network on labelled images; log figures, and metrics unless they are validation's.
 
-    Validation metrics were logged by epoch already, and a second value would bend their curve.
+    Metrics and figures are named after ``role``, as ``test/auc`` and ``roc_test``. Validation
+    metrics were logged by epoch already, and a second value would bend their curve.
     """
     # As predict computes: whoever scores the registered model again finds these very numbers.
     engine = choose_engine(settings.device, "fp32")
@@ -131,7 +132,7 @@ def log_scores(
         f"roc_{role}",
     )
     if role != "validation":
-        run.log_metrics({f"test/{key}": value for key, value in metrics.items()})
+        run.log_metrics({f"{role}/{key}": value for key, value in metrics.items()})
         for figure, count, heats in (("gallery", 16, False), ("grad_cam", 8, True)):
             chosen = choose_examples(truth, probability, count=count, threshold=threshold)
             examples = _examples(images, chosen, probability, names, threshold)

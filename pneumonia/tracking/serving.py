@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from mlflow.exceptions import MlflowException
 from mlflow.pyfunc.model import PythonModel
 from torch import nn
 
@@ -55,14 +56,23 @@ class XrayClassifier(PythonModel):
             context: MLflow's, not needed after loading.
             model_input: A column ``image`` of encoded JPEG or PNG bytes, the same in base64, or
                 file paths.
-            params: ``threshold``, the least probability called positive.
+            params: ``threshold``, the least probability called positive, 0–1; the model's own by
+                default.
 
         Returns:
             Columns ``label``, ``probability`` (of the positive class), ``threshold`` and
             ``error``; for an undecodable image an empty label, no probability, and the reason.
+
+        Raises:
+            MlflowException: The threshold is not between 0 and 1.
         """
         del context
-        threshold = float((params or {}).get("threshold", self.config["threshold"]))
+        asked = (params or {}).get("threshold")
+        threshold = float(self.config["threshold"] if asked is None else asked)
+        if not 0 <= threshold <= 1:  # neither is NaN
+            raise MlflowException.invalid_parameter_value(
+                f"threshold {threshold} is out of range: give 0 to 1"
+            )
         rows: list[dict[str, Any]] = []
         images = list(model_input["image"])
         for start in range(0, len(images), _BATCH_SIZE):

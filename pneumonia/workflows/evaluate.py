@@ -7,6 +7,7 @@ from pneumonia.config.training import TrainingSettings
 from pneumonia.data import summary
 from pneumonia.data.cache import Progress
 from pneumonia.data.dataset import find_readable, images_of
+from pneumonia.data.folders import part_folders
 from pneumonia.errors import DataError, UsageError, nearest
 from pneumonia.tracking.models import LoadedModel
 from pneumonia.tracking.results import log_scores
@@ -48,7 +49,7 @@ def evaluate(
 
     Raises:
         DataError: There are no such images.
-        UsageError: There is no such split.
+        UsageError: There is no such split, or the threshold is not 0–1.
     """
     choose_experiment(experiment_name)
     settings = DataSettings(
@@ -96,17 +97,20 @@ def evaluate_model(
     if split not in _SPLITS:
         raise UsageError(f"unknown split {split!r}: {nearest(split, _SPLITS)}")
     config = model.config
-    root, found, cache = find_readable(settings, config.preprocessing, progress)
+    only = None if split == "all" else split
+    root, found, cache = find_readable(settings, config.preprocessing, progress, only)
     files = [image for image in found.images if split in {"all", image.part}]
     if not files:
-        parts = ", ".join(sorted(found.parts)) or "none"
+        parts = ", ".join(part_folders(root)) or "none"
         raise DataError(
             f"no images in {split!r} of {str(root)!r} (folders with images: {parts}): use --split "
             "with one of them, or all"
         )
+    if threshold is None:
+        threshold = config.threshold
     digest = summary.digest(files)
     run.log_parameters({"model_uri": model.uri, "data": str(root), "split": split})
-    run.log_parameters({"data/digest": digest, "threshold": threshold or config.threshold})
+    run.log_parameters({"data/digest": digest, "threshold": threshold})
     run.tag({"model_uri": model.uri, "model.run_id": model.run_id or "", "data.digest": digest})
     training = TrainingSettings().with_values(
         network=config.network,
@@ -119,10 +123,11 @@ def evaluate_model(
         run,
         model.network,
         images_of(files, cache),
-        "test" if split == "all" else split,
+        # A flat folder has no roles: all of it tests the model.
+        "test" if split == "test" or found.parts == {""} else f"{split}_split",
         training,
         config.class_names,
-        config.threshold if threshold is None else threshold,
+        threshold,
     )
     shown = ", ".join(f"{key} {value:.4f}" for key, value in metrics.items())
     run.set_description(f"`{model.uri}` on {split} of `{root}` ({len(files):,} images): {shown}\n")
