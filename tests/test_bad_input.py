@@ -132,13 +132,13 @@ def test_an_unreadable_image_stops_training_before_it_starts(
     assert "--skip-unreadable" in error
 
 
-def test_what_may_be_passed_over_is_counted_and_trained_without(data: Path, train: Cli) -> None:
+def test_what_may_be_skipped_is_counted_and_trained_without(data: Path, train: Cli) -> None:
     put(data / "train" / "NORMAL", *UNREADABLE)
     leaked = next((data / "train" / "PNEUMONIA").iterdir())
     shutil.copy(leaked, data / "test" / "PNEUMONIA" / "copy.jpeg")
     result = train(data, "--skip-unreadable", "--allow-leakage")
     assert result.exit_code == 0, result.stderr
-    assert f"passed over: {len(UNREADABLE)} unreadable" in result.stderr
+    assert f"skipped: {len(UNREADABLE)} unreadable" in result.stderr
     assert "share 0 patients and 1 identical images" in result.stderr
 
 
@@ -283,7 +283,7 @@ def test_a_folder_without_permission_is_named(
         assert f"cannot read folder '{closed}': Permission denied; " in error_of(result, 1)
 
 
-def test_links_in_a_circle_are_passed_over(data: Path, train: Cli, predict: Cli) -> None:
+def test_links_in_a_circle_are_skipped(data: Path, train: Cli, predict: Cli) -> None:
     folder = data / "val" / "NORMAL"
     files = {path.name for path in folder.iterdir()}
     (folder / "again").symlink_to(folder)
@@ -293,7 +293,7 @@ def test_links_in_a_circle_are_passed_over(data: Path, train: Cli, predict: Cli)
     assert rows_of(result).keys() == files
     result = train(data, *TOO_LARGE)
     error_of(result, 2)
-    assert "passed over: 1 links in a circle, 1 not an image" in result.stderr
+    assert "skipped: 1 links in a circle, 1 without ending" in result.stderr
 
 
 @pytest.mark.parametrize("shared", ["image", "patient"])

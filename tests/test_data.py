@@ -17,7 +17,7 @@ from pneumonia.data.decode import Preprocessing, decode, network_input
 from pneumonia.data.folders import ImageFile, find_images
 from pneumonia.data.patients import Patient, compile_pattern, patient_of
 from pneumonia.data.splits import hold_out, patient_folds
-from pneumonia.errors import DataError
+from pneumonia.errors import DataError, UsageError
 
 SMALL = Preprocessing(32)
 
@@ -103,8 +103,85 @@ def test_a_flat_folder_is_split_by_us(xrays: Path, tmp_path: Path) -> None:
     (tmp_path / "normal" / "notes.txt").write_text("not an image")
     data = load_data_set(DataSettings(data=str(tmp_path)), SMALL)
     assert all(len(data.roles[role]) >= 2 for role in ("train", "validation", "test"))
-    assert data.skipped == {"hidden": 1, "not an image": 1}
-    assert "passed over: 1 hidden, 1 not an image" in data.report()
+    (tmp_path / "Pneumonia" / "scan.DCM").write_bytes(b"")
+    (tmp_path / "Pneumonia" / "__MACOSX").mkdir()
+    data = load_data_set(DataSettings(data=str(tmp_path)), SMALL)
+    assert data.skipped == {"hidden": 1, ".txt": 1, ".dcm": 1, "system folder": 1}
+    assert "skipped: 1 .dcm, 1 .txt, 1 hidden, 1 system folder" in data.report()
+    with pytest.raises(DataError, match="validation_folders = 'val', but"):
+        load_data_set(
+            DataSettings(data=str(tmp_path), train_folders="train", validation_folders="val"),
+            SMALL,
+        )
+
+
+def test_a_folder_has_one_role() -> None:
+    for roles in (
+        {"validation_folders": "val"},
+        {"train_folders": "train,test"},
+        {"train_folders": "train", "validation_folders": "Validation,TEST"},
+    ):
+        with pytest.raises(UsageError, match=r"folder '\w+' is in \w+_folders and in \w+_folders"):
+            DataSettings(**roles)
+
+
+@pytest.mark.parametrize("name", ["valid", "Validation", "VAL"])
+def test_the_usual_names_of_the_validation_folder_are_known(
+    name: str, xrays: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(xrays, tmp_path / "set")
+    (tmp_path / "set" / "val").rename(tmp_path / "set" / name)
+    expected = load_data_set(DataSettings(data=str(xrays)), SMALL).counts()
+    assert load_data_set(DataSettings(data=str(tmp_path / "set")), SMALL).counts() == expected
+    roles = {"train_folders": "train", "validation_folders": name}
+    data = load_data_set(DataSettings(data=str(tmp_path / "set"), **roles), SMALL)
+    assert {image.part for image in data.roles["validation"]} == {"val"}
+    (tmp_path / "set" / "validation_").mkdir()  # neither a part nor a class
+    shutil.copytree(xrays / "val", tmp_path / "set" / ("val" if name != "VAL" else "valid"))
+    with pytest.raises(DataError, match="are both for 'val'"):
+        load_data_set(DataSettings(data=str(tmp_path / "set")), SMALL)
+
+
+def test_two_folders_of_one_class_are_refused(xrays: Path, tmp_path: Path) -> None:
+    for name in ("NORMAL", "normal", "PNEUMONIA"):
+        shutil.copytree(xrays / "train" / name.upper(), tmp_path / name)
+    with pytest.raises(DataError, match=r"'NORMAL' and 'normal' in .* are both for 'NORMAL'"):
+        find_images(tmp_path, ("NORMAL", "PNEUMONIA"))
+
+
+def test_the_only_data_set_below_a_folder_is_used(
+    xrays: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    archive = tmp_path / "archive"
+    inner = archive / "chest_xray" / "chest_xray"
+    shutil.copytree(xrays, inner)
+    shutil.copytree(xrays, archive / "chest_xray" / "__MACOSX" / "chest_xray")
+    shutil.copytree(xrays, archive / ".trash")
+    (archive / "chest_xray" / ".DS_Store").write_bytes(b"")
+    caplog.set_level("INFO")
+    data = load_data_set(DataSettings(data=str(archive)), SMALL)
+    assert data.root == inner
+    assert f"using {inner}" in caplog.text
+    # As Kaggle's archive has it: the set, and the same set once more inside.
+    for part in ("train", "val", "test"):
+        shutil.copytree(xrays / part, archive / "chest_xray" / part)
+    assert load_data_set(DataSettings(data=str(archive)), SMALL).root == archive / "chest_xray"
+    shutil.copytree(xrays, archive / "other")
+    with pytest.raises(DataError, match=r"holds 2 data sets \('chest_xray', 'other'\)"):
+        load_data_set(DataSettings(data=str(archive)), SMALL)
+
+
+def test_a_pattern_sees_the_path_within_the_data_set(xrays: Path, tmp_path: Path) -> None:
+    for label in ("NORMAL", "PNEUMONIA"):
+        for number, image in enumerate(sorted((xrays / "train" / label).iterdir())[:12]):
+            folder = tmp_path / label / f"patient{number // 2:03}"
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.copy(image, folder / f"view{number % 2}.jpeg")
+    pattern = r"^(?P<patient>\w+/patient\d+)/view"
+    found = find_images(tmp_path, ("NORMAL", "PNEUMONIA"), pattern)
+    assert all(image.patient.known for image in found.images)
+    expected = {f"{label}/patient{n:03}" for label in ("NORMAL", "PNEUMONIA") for n in range(6)}
+    assert {image.patient.key for image in found.images} == expected
 
 
 def test_two_other_classes_can_be_named(xrays: Path, tmp_path: Path) -> None:

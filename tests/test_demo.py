@@ -1,11 +1,13 @@
 import json
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import Result
 from PIL import Image
 
 from pneumonia.data import demo, demo_drawing
@@ -217,9 +219,9 @@ def test_a_set_that_is_there_is_left_as_it_is(tmp_path: Path) -> None:
 def test_another_process_may_be_faster(tmp_path: Path) -> None:
     def overtake(done: int, _total: int) -> None:
         if done == 1:
-            write_demo_set(tmp_path / "set", patients=20, size=32)
+            assert write_demo_set(tmp_path / "set", patients=20, size=32)
 
-    write_demo_set(tmp_path / "set", patients=20, size=32, seed=9, progress=overtake)
+    assert not write_demo_set(tmp_path / "set", patients=20, size=32, progress=overtake)
     write_demo_set(tmp_path / "same", patients=20, size=32)
     assert contents(tmp_path / "set") == contents(tmp_path / "same")
     assert {path.name for path in tmp_path.iterdir()} == {"set", "same"}
@@ -239,6 +241,26 @@ def test_other_files_are_not_overwritten(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no demo set"):
         write_demo_set(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_set_with_other_options_is_not_taken_for_the_one_asked_for(
+    tmp_path: Path, run_cli: Callable[..., Result]
+) -> None:
+    def write(*options: object) -> Result:
+        return run_cli("demo", tmp_path / "set", "--patients", 40, "--size", 32, *options)
+
+    assert write().exit_code == 0
+    again = write()
+    assert again.exit_code == 0
+    assert "nothing was changed" in again.stderr
+    before = contents(tmp_path / "set")
+    other = write("--seed", 3)
+    assert other.exit_code == 1
+    assert "holds another demo set (version 1, patients 40, size 32, seed 0)" in other.stderr
+    (tmp_path / "set" / "demo.json").unlink()  # as a version without it wrote
+    assert "no demo set of this version" in write().stderr
+    del before["demo.json"]
+    assert contents(tmp_path / "set") == before
 
 
 def test_too_few_patients_are_refused(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from PIL import Image
 
 from pneumonia.data.cache import default_folder, open_cache
 from pneumonia.data.decode import Preprocessing
+from pneumonia.data.demo import DEMO_FOLDER
 from pneumonia.processes import this_process
 from pneumonia.search.queue import TrialQueue
 from pneumonia.search.storage import open_storage, queue_of
@@ -382,7 +383,7 @@ def test_a_cache_is_left_when_its_builder_was_killed_and_not_while_it_builds(
 
 
 def test_an_unfinished_demo_set_is_left_when_nothing_was_drawn_for_an_hour(place: Place) -> None:
-    unfinished = default_folder() / f".demo-xrays-{'0' * 32}"
+    unfinished = default_folder() / f".{DEMO_FOLDER}-{'0' * 32}"
     (unfinished / "train").mkdir(parents=True)
     place.doctor(code=0)
     long_ago = time.time() - 4000

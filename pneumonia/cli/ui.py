@@ -95,5 +95,9 @@ def demo(folder: Path, patients: int, size: int, seed: int) -> None:
     """
     from pneumonia.data.demo import write_demo_set
 
-    write_demo_set(folder, patients=patients, size=size, seed=seed, progress=progress("drawing"))
+    written = write_demo_set(
+        folder, patients=patients, size=size, seed=seed, progress=progress("drawing")
+    )
+    if not written:
+        click.echo("It is there already, with these options: nothing was changed.", err=True)
     click.echo(str(folder))

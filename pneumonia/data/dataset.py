@@ -12,8 +12,9 @@ from pneumonia.config.training import TrainingSettings
 from pneumonia.data import summary
 from pneumonia.data.cache import Cache, Progress, default_folder, open_cache
 from pneumonia.data.decode import Preprocessing
-from pneumonia.data.demo import write_demo_set
+from pneumonia.data.demo import DEMO_FOLDER, write_demo_set
 from pneumonia.data.folders import Found, ImageFile, find_images
+from pneumonia.data.layout import data_set_root
 from pneumonia.data.splits import ROLES, assign_roles
 from pneumonia.errors import DataError
 
@@ -80,8 +81,8 @@ class DataSet:
 
     @property
     def name(self) -> str:
-        """The folder's name."""
-        return self.root.name
+        """``demo``, or the folder's name."""
+        return DEMO if self.settings.data == DEMO else self.root.name
 
     @property
     def digest(self) -> str:
@@ -140,7 +141,7 @@ def load_data_set(
 
 def demo_folder(progress: Progress | None = None) -> Path:
     """Folder of the synthetic demo set, made on the spot the first time."""
-    folder = default_folder() / "demo-xrays"
+    folder = default_folder() / DEMO_FOLDER
     folder.parent.mkdir(parents=True, exist_ok=True)
     write_demo_set(folder, progress=progress)
     return folder
@@ -164,9 +165,11 @@ def find_readable(
         The folder, its readable images, and all decoded images.
 
     Raises:
-        DataError: There are unreadable images and ``skip_unreadable`` is not set.
+        DataError: There is no data set, or there are unreadable images and ``skip_unreadable`` is
+            not set.
     """
-    root = demo_folder(progress) if settings.data == DEMO else Path(settings.data).absolute()
+    folder = demo_folder(progress) if settings.data == DEMO else Path(settings.data).absolute()
+    root = data_set_root(folder, settings.class_names)
     found = find_images(root, settings.class_names, settings.patient_pattern, only)
     files = {image.digest: image.path for image in found.images}
     cache = open_cache(files, preprocessing, progress=progress)

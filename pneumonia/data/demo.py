@@ -1,4 +1,4 @@
-"""A demo set of synthetic radiographs, in the folders and under the names of chest_xray."""
+"""A demo set of synthetic X-rays, in the folders and under the names of chest_xray."""
 
 import json
 import shutil
@@ -14,7 +14,14 @@ from PIL import Image
 from pneumonia.data.demo_drawing import Anatomy, draw_xray
 from pneumonia.errors import DataError
 
+VERSION = 1
+"""Raised when the same options draw other images: an older set is then not used for a new one."""
+
+DEMO_FOLDER = f"demo-xrays-{VERSION}"
+"""Name of the folder, beside the image caches, of the set that is made on the spot."""
+
 _OPACITIES = "opacities.json"
+_OPTIONS = "demo.json"
 _IMAGES_PER_PATIENT = (0.50, 0.28, 0.14, 0.08)  # shares of patients with 1, 2, 3 and 4: mean 1.8
 _SICK = 0.63
 _TESTED = 0.20
@@ -27,12 +34,13 @@ def write_demo_set(
     size: int = 256,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
-) -> None:
+) -> bool:
     """Write a synthetic data set laid out and named like the published chest_xray set.
 
     ``folder`` holds ``train``, ``val`` and ``test``, each with ``NORMAL`` and ``PNEUMONIA``, and
     ``opacities.json``: by relative path, where the opacities are. It appears whole or not at all,
-    so several processes may write it at once; one that is there already is left as it is.
+    so several processes may write it at once. ``demo.json`` keeps the options: a set that was
+    written with the same ones is left as it is.
 
     Args:
         folder: Where to write.
@@ -41,16 +49,19 @@ def write_demo_set(
         seed: The same one gives the same bytes.
         progress: Told after each image how many are written, and of how many.
 
+    Returns:
+        Whether it was written now; False where it was there already.
+
     Raises:
-        DataError: ``folder`` holds something else.
+        DataError: ``folder`` holds something else, or a demo set with other options.
         ValueError: There are too few patients.
     """
     if patients < 20:
         raise ValueError(f"a demo set needs at least 20 patients, not {patients}")
-    if (folder / _OPACITIES).is_file():
-        return
+    options = {"version": VERSION, "patients": patients, "size": size, "seed": seed}
     if folder.exists() and any(folder.iterdir()):
-        raise DataError(f"folder {str(folder)!r} is there already and is no demo set")
+        _check_same(folder, options)
+        return False
     plan = _plan(patients, seed)
     total = sum(map(len, plan))
     opacities: dict[str, list[dict[str, Any]]] = {}
@@ -68,12 +79,30 @@ def write_demo_set(
                 if progress is not None:
                     progress(len(opacities), total)
         (unfinished / _OPACITIES).write_text(json.dumps(opacities, indent=1), encoding="utf-8")
+        (unfinished / _OPTIONS).write_text(json.dumps(options), encoding="utf-8")
         unfinished.rename(folder)
     except OSError:
-        if not (folder / _OPACITIES).is_file():  # else another process was faster
+        if not (folder / _OPTIONS).is_file():
             raise
+        _check_same(folder, options)  # another process was faster
+        return False
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+    return True
+
+
+def _check_same(folder: Path, options: dict[str, int]) -> None:
+    """Refuse a folder that holds anything but the demo set that would be written."""
+    advice = "name another folder, or remove this one"
+    try:
+        present = json.loads((folder / _OPTIONS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise DataError(
+            f"folder {str(folder)!r} is there already and is no demo set of this version: {advice}"
+        ) from None
+    if present != options:
+        listed = ", ".join(f"{key} {value}" for key, value in present.items())
+        raise DataError(f"folder {str(folder)!r} holds another demo set ({listed}): {advice}")
 
 
 def _plan(patients: int, seed: int) -> list[list[str]]:

@@ -8,9 +8,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pneumonia.config.data import PART_NAMES
+from pneumonia.data.layout import (
+    SYSTEM_FOLDERS,
+    cannot_read,
+    class_folders,
+    is_folder,
+    part_folders,
+)
 from pneumonia.data.patients import Patient, compile_pattern, patient_of
-from pneumonia.errors import DataError, nearest
+from pneumonia.errors import DataError
 
 IMAGE_ENDINGS = frozenset({".jpg", ".jpeg", ".png"})
 
@@ -37,7 +43,7 @@ class ImageFile:
 
 @dataclass(slots=True)
 class Found:
-    """The images of a data set, and what was passed over on the way."""
+    """The images of a data set, and counts by kind of what was skipped on the way."""
 
     images: list[ImageFile]
     skipped: Counter[str] = field(default_factory=Counter)
@@ -46,25 +52,6 @@ class Found:
     def parts(self) -> set[str]:
         """The folders that hold images; ``{""}`` in a flat data set."""
         return {image.part for image in self.images}
-
-
-def part_folders(root: Path) -> dict[str, Path]:
-    """Map ``train``, ``val`` and ``test`` to the folders of these, as far as they exist.
-
-    Raises:
-        DataError: ``root`` cannot be read, or holds two folders for one of them.
-    """
-    folders: dict[str, Path] = {}
-    for part, known_as in PART_NAMES.items():
-        present = list(_subfolders(root, known_as).values())
-        if len(present) > 1:
-            raise DataError(
-                f"folders {present[0].name!r} and {present[1].name!r} in {str(root)!r} are both "
-                f"for {part!r}: rename or merge one of them"
-            )
-        if present:
-            folders[part] = present[0]
-    return folders
 
 
 def find_images(
@@ -76,11 +63,10 @@ def find_images(
     """Find every labelled image under ``root``, with its patient and a digest of its content.
 
     ``root`` holds ``train``, ``val`` and ``test`` (any may be missing), each with one folder a
-    class, or it holds the two class folders itself. Folder names match in any case, and
-    ``training``, ``valid``, ``validation`` and ``testing`` are recognised.
+    class, or it holds the two class folders itself.
 
     Args:
-        root: The data set.
+        root: The data set, as ``data_set_root`` finds it.
         class_names: The negative and the positive class.
         patient_pattern: A regular expression with a ``patient`` group, or empty.
         only: ``train``, ``val`` or ``test`` to leave the other folders unread.
@@ -90,22 +76,17 @@ def find_images(
         UsageError: ``patient_pattern`` is no usable pattern.
     """
     pattern = compile_pattern(patient_pattern) if patient_pattern else None
-    if not root.is_dir():
-        raise DataError(f"no folder {str(root)!r}: give the folder that holds the images")
     parts = part_folders(root) or {"": root}
     if only is not None and "" not in parts:
         parts = {part: folder for part, folder in parts.items() if part == only}
     skipped: Counter[str] = Counter()
     labelled: list[tuple[str, int, Path]] = []
     for part, folder in parts.items():
-        classes = _subfolders(folder, class_names)
-        for label, name in enumerate(class_names):
-            if name not in classes:
-                raise _missing_class(folder, name)
-            files = list(walk_images(classes[name], skipped))
+        for label, class_folder in enumerate(class_folders(folder, class_names)):
+            files = list(walk_images(class_folder, skipped))
             if not files:
                 raise DataError(
-                    f"class folder {str(classes[name])!r} holds no JPEG or PNG image: "
+                    f"class folder {str(class_folder)!r} holds no JPEG or PNG image: "
                     "put the images of this class there"
                 )
             labelled += [(part, label, file) for file in files]
@@ -124,12 +105,18 @@ def find_images(
     return Found(images, skipped)
 
 
+def describe_skipped(skipped: Counter[str]) -> str:
+    """Counts of skipped files in words: ``12 .dcm, 1 hidden``."""
+    return ", ".join(f"{count:,} {kind}" for kind, count in sorted(skipped.items()))
+
+
 def walk_images(folder: Path, skipped: Counter[str] | None = None) -> Iterator[Path]:
     """Yield the image files under a folder in sorted order, following links but never in circles.
 
     Args:
         folder: Where to start.
-        skipped: Counts of hidden and other files, added to.
+        skipped: Counts by kind of what is not used, added to: files by their ending, such as
+            ``.dcm``; hidden files; folders of the system.
 
     Raises:
         DataError: A folder cannot be read.
@@ -146,52 +133,19 @@ def _walk(folder: Path, skipped: Counter[str], ancestors: frozenset[Path]) -> It
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
-        raise _closed(folder, error) from None
+        raise cannot_read(folder, error) from None
     for entry in entries:
         path = Path(entry.path)
         if entry.name.startswith("."):
             skipped["hidden"] += 1
-        elif _is_folder(entry):
+        elif entry.name in SYSTEM_FOLDERS:
+            skipped["system folder"] += 1
+        elif is_folder(entry):
             yield from _walk(path, skipped, ancestors | {real})
         elif path.suffix.lower() in IMAGE_ENDINGS:
             yield path
         else:
-            skipped["not an image"] += 1
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself
-        return False
-
-
-def _subfolders(folder: Path, wanted: tuple[str, ...]) -> dict[str, Path]:
-    """Map each wanted name to the folder so called in any case, in the order wanted."""
-    try:
-        present = {
-            entry.name.casefold(): Path(entry.path)
-            for entry in os.scandir(folder)
-            if _is_folder(entry)
-        }
-    except OSError as error:
-        raise _closed(folder, error) from None
-    return {name: present[name.casefold()] for name in wanted if name.casefold() in present}
-
-
-def _missing_class(folder: Path, name: str) -> DataError:
-    folders = sorted(entry.name for entry in os.scandir(folder) if _is_folder(entry))
-    holds = f"it holds {', '.join(folders[:5])}; {nearest(name, folders)}" if folders else "empty"
-    return DataError(
-        f"no class folder {name!r} in {str(folder)!r} ({holds}) "
-        "Name the two class folders with --classes NEGATIVE,POSITIVE"
-    )
-
-
-def _closed(folder: Path, error: OSError) -> DataError:
-    return DataError(
-        f"cannot read folder {str(folder)!r}: {error.strerror}; make it readable, or move it away"
-    )
+            skipped[path.suffix.lower() or "without ending"] += 1
 
 
 def _digest(file: Path) -> str:

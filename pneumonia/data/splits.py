@@ -18,7 +18,13 @@ def assign_roles(found: Found, settings: DataSettings) -> dict[str, list[ImageFi
     Raises:
         DataError: A folder named for a role is missing, or a role lacks one of the classes.
     """
-    if found.parts == {""}:
+    flat = found.parts == {""}
+    if flat and settings.validation_folders:
+        raise DataError(
+            f"validation_folders = {settings.validation_folders!r}, but the data set has no train, "
+            "val and test folders: leave it out, and validation_share is held out"
+        )
+    if flat:
         pool = found.images
         test: list[ImageFile] = []
     else:
@@ -26,7 +32,7 @@ def assign_roles(found: Found, settings: DataSettings) -> dict[str, list[ImageFi
         test = _from_folders(found, settings.test_folders, "test", required=False)
     validation = (
         _from_folders(found, settings.validation_folders, "validation", required=True)
-        if settings.validation_folders and found.parts != {""}
+        if settings.validation_folders
         else []
     )
     if not test:

@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from pneumonia.data.folders import ImageFile
+from pneumonia.data.folders import ImageFile, describe_skipped
 from pneumonia.errors import LeakageError
 
 Roles = Mapping[str, Sequence[ImageFile]]
@@ -102,8 +102,7 @@ def _remarks(roles: Roles, skipped: Counter[str]) -> Iterator[str]:
     if contradictory := sum(len(labels) > 1 for labels in labels_of.values()):
         yield f"{contradictory} images are in both class folders with identical content"
     if skipped:
-        listed = ", ".join(f"{count:,} {what}" for what, count in sorted(skipped.items()))
-        yield f"passed over: {listed}"
+        yield f"skipped: {describe_skipped(skipped)}"
     yield from map(str, leakages(roles))
 
 

@@ -18,7 +18,7 @@ from pneumonia.errors import UsageError
 # As data/cache.py and data/demo.py name them.
 _TARGET = re.compile(r"[0-9a-f]{24}")
 _BUILDING = re.compile(r"([0-9a-f]{24})\.[a-z0-9_]{8}")
-_DRAWING = re.compile(r"\.demo-xrays-[0-9a-f]{32}")
+_DRAWING = re.compile(r"\.demo-xrays-\d+-[0-9a-f]{32}")
 DEFAULT_LIMIT = 20 * 2**30
 """Bytes that all caches may take together."""
 

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from pneumonia.data.cache import default_folder
+from pneumonia.data.demo import DEMO_FOLDER
 from pneumonia.doctor.checks import Mark, Remark, Section, format_size, size_of
 from pneumonia.errors import UsageError
 from pneumonia.files import state_folder
@@ -106,7 +107,7 @@ def _weights() -> list[Remark]:
 
 
 def _demo_set() -> Remark:
-    place = default_folder() / "demo-xrays"
+    place = default_folder() / DEMO_FOLDER
     where = "at" if place.is_dir() else "not here; made on the spot at"
     return Remark(Mark.OK, f"demo X-rays: {where} {str(place)!r}")
 

@@ -7,7 +7,7 @@ from pneumonia.config.training import TrainingSettings
 from pneumonia.data import summary
 from pneumonia.data.cache import Progress
 from pneumonia.data.dataset import find_readable, images_of
-from pneumonia.data.folders import part_folders
+from pneumonia.data.layout import part_folders
 from pneumonia.errors import DataError, UsageError, nearest
 from pneumonia.tracking.models import LoadedModel
 from pneumonia.tracking.results import log_scores
