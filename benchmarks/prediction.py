@@ -50,7 +50,7 @@ def build_model(network: str, image_size: int) -> LoadedModel:
 
 def predict(model: LoadedModel, files: Iterable[Path]) -> None:
     """Score files and write their rows, as the command does."""
-    with tempfile.TemporaryDirectory() as folder, open_writer("csv", Path(folder, "rows")) as write:
+    with tempfile.TemporaryDirectory() as folder, open_writer(Path(folder, "rows.csv")) as write:
         for rows in score(model, files, batch_size=_BATCH_SIZE):
             write(rows)
 
@@ -81,7 +81,7 @@ def measure_rates(model: LoadedModel, files: Sequence[Path], repeats: int) -> li
     """Predict, run each half alone and predict plainly, in turns."""
     side, n_files = model.config.image_size, len(files)
     usual = copy.deepcopy(model.network)
-    predictor = Predictor(model.network, model.config.threshold, device="auto", precision="auto")
+    predictor = Predictor(model.network, model.config.threshold, choose_engine("auto", "auto"))
     device = predictor.engine.device
     usual.to(device)
     batch = network_input(torch.randint(0, 256, (_BATCH_SIZE, side, side), device=device))

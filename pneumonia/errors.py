@@ -34,7 +34,11 @@ class WeightsError(PneumoniaError):
 
 
 class TrainingError(PneumoniaError):
-    """Training cannot go on: the loss is not finite, or the device is out of memory."""
+    """Training cannot go on: the loss is not finite, or a checkpoint cannot be used."""
+
+
+class DeviceError(PneumoniaError):
+    """The device is out of memory."""
 
 
 class TrackingError(PneumoniaError):

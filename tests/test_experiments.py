@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import mlflow
+import numpy as np
 import optuna
 import pytest
 from click.testing import Result
@@ -158,7 +159,18 @@ def test_cross_validation_scores_every_image_out_of_fold(
         folds.setdefault(row["patient"], set()).add(row["fold"])
     assert all(len(of_patient) == 1 for of_patient in folds.values())
     right = sum((float(row["probability"]) >= 0.5) == (row["truth"] == "PNEUMONIA") for row in rows)
-    assert parent.data.metrics["pooled/accuracy"] == pytest.approx(right / len(rows))
+    children = [run for run in runs if run is not parent]
+    folds_best = [child.data.metrics["best/accuracy"] for child in children]
+    for child in children:
+        history = client.get_metric_history(child.info.run_id, "val/accuracy")
+        assert [entry.step for entry in history] == [1]
+        assert child.data.metrics["best/accuracy"] == history[0].value
+    of_parent = parent.data.metrics
+    assert of_parent["cv/accuracy_pooled"] == pytest.approx(right / len(rows))
+    assert of_parent["cv/accuracy_mean"] == pytest.approx(np.mean(folds_best))
+    assert of_parent["cv/accuracy_sd"] == pytest.approx(np.std(folds_best, ddof=1))
+    assert of_parent["best/accuracy"] == of_parent["cv/accuracy_mean"]
+    assert {key.partition("/")[0] for key in of_parent} == {"cv", "best"}
     assert re.search(r"auc +\d\.\d+ ± \d\.\d+ +pooled", result.stdout)
 
 

@@ -68,7 +68,8 @@ def test_a_weight_counts_an_image_as_often_as_repeating_it(data: st.DataObject) 
 def test_patients_are_drawn_whole() -> None:
     """All images of a patient are drawn equally often, and as many patients as there are."""
     patients = ["a", "b", "a", "c", "b", "a"]
-    weights = resampled_weights(patients, 500, seed=1)
+    weights = np.concatenate(list(resampled_weights(patients, 500, seed=1)))  # (R, n)
+    assert weights.shape == (500, 6)
     assert (weights[:, 0] == weights[:, 2]).all()
     assert (weights[:, 1] == weights[:, 4]).all()
     assert (weights[:, [0, 1, 3]].sum(axis=1) == 3).all()

@@ -18,8 +18,8 @@ from pneumonia.data.decode import (
     decode,
     network_input,
 )
-from pneumonia.errors import TrainingError, UsageError, WeightsError
-from pneumonia.evaluation.metrics import classification_metrics, confidence_intervals
+from pneumonia.errors import DeviceError, TrainingError, UsageError, WeightsError
+from pneumonia.evaluation.metrics import classification_metrics
 from pneumonia.networks.registry import NETWORKS
 from pneumonia.networks.weights import load_weights
 from pneumonia.training.device import choose_engine
@@ -198,7 +198,7 @@ def test_images_that_do_not_fit_the_device_say_which_batch_size_to_try(
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr(Images, "to", exhausted)
-    with pytest.raises(TrainingError, match="cpu is out of memory with batch_size = 8"):
+    with pytest.raises(DeviceError, match="cpu is out of memory: try --batch-size 4, not 8"):
         train(QUICK, images, lambda _epoch: None)
 
 
@@ -234,7 +234,7 @@ def test_out_of_memory_says_which_batch_size_to_try(
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr("pneumonia.training.loop.augment", exhausted)
-    with pytest.raises(TrainingError, match="batch_size = 8: try --batch-size 4"):
+    with pytest.raises(DeviceError, match="cpu is out of memory: try --batch-size 4, not 8"):
         train(QUICK, images, lambda _epoch: None)
 
 
@@ -306,9 +306,6 @@ def test_metrics_agree_with_counting(pairs: list[tuple[int, float]]) -> None:
         assert metrics["sensitivity"] == pytest.approx(called[truth == 1].mean())
     if not truth.all():
         assert metrics["specificity"] == pytest.approx(1 - called[truth == 0].mean())
-    for name, (low, high) in confidence_intervals(truth, probability).items():
-        assert 0 <= low <= metrics[name] + 1e-9
-        assert metrics[name] - 1e-9 <= high <= 1
 
 
 def test_metrics_refuse_what_is_no_number() -> None:

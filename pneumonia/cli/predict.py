@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ _MODEL_URI = click.option(
     "--model-uri", required=True, help="models:/NAME/VERSION, models:/NAME@champion, or runs:/…"
 )
 _THRESHOLD = click.option(
-    "--threshold", type=FloatInRange(0, 1), help="Least probability called positive."
+    "--threshold",
+    type=FloatInRange(0, 1),
+    help="Lowest probability called positive; the model's own by default.",
 )
 
 
@@ -25,9 +28,7 @@ _THRESHOLD = click.option(
     "--format",
     "file_format",
     type=click.Choice(["csv", "jsonl", "parquet"]),
-    default="csv",
-    show_default=True,
-    help="Format of the rows.",
+    help="Format of the rows; by default the ending of --output decides, else csv.",
 )
 @click.option(
     "--output",
@@ -61,7 +62,7 @@ _THRESHOLD = click.option(
 def predict(
     model_uri: str,
     paths: tuple[str, ...],
-    file_format: str,
+    file_format: str | None,
     output: Path | None,
     threshold: float | None,
     batch_size: int,
@@ -83,44 +84,39 @@ def predict(
     # Read when torch is imported: its threads sleep while they wait, and those that decode have the
     # cores. That predicts a fifth more images a second.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from pneumonia.prediction.batch import find_paths, score
-    from pneumonia.prediction.rows import open_writer
+    from pneumonia.data.folders import describe_skipped
     from pneumonia.tracking.models import load_model
-    from pneumonia.tracking.runs import parent_run
-    from pneumonia.tracking.store import choose_experiment, connect
+    from pneumonia.tracking.store import connect
+    from pneumonia.workflows.predict import log_prediction, predict_to_file
 
     connect(tracking_uri)
     model = load_model(model_uri)
-    files = find_paths(paths, sys.stdin)
-    counts: dict[str, int] = {}
-    with open_writer(file_format, output) as write:
-        scored = score(
-            model,
-            files,
-            batch_size=batch_size,
-            device=device,
-            precision=precision,
-            threshold=threshold,
-        )
-        for rows in scored:
-            write(rows)
-            for row in rows:
-                result = row["label"] or row["status"]
-                counts[result] = counts.get(result, 0) + 1
-            if sys.stderr.isatty():
-                click.echo(f"\r{sum(counts.values()):,} images", err=True, nl=False)
+    counts = predict_to_file(
+        model,
+        paths,
+        output,
+        stdin=sys.stdin,
+        file_format=file_format,
+        threshold=threshold,
+        batch_size=batch_size,
+        device=device,
+        precision=precision,
+        on_batch=_show_count,
+    )
     if track:
-        choose_experiment(experiment_name)
-        with parent_run(f"predict-{model.config.network}", {"kind": "predict"}) as run:
-            run.log_parameters({"model_uri": model.uri, "paths": " ".join(paths)})
-            run.log_metrics({f"count/{key}": value for key, value in counts.items()})
-            run.tag({"model_uri": model.uri, "model.run_id": model.run_id or ""})
-            if output is not None:
-                run.log_file(output.name, output.read_bytes())
-    listed = ", ".join(f"{count:,} {key}" for key, count in sorted(counts.items()))
-    click.echo(f"\n{sum(counts.values()):,} images: {listed or 'none found'}", err=True)
-    if counts.get("error") or not counts:
+        log_prediction(model, paths, output, counts, experiment_name=experiment_name)
+    results = counts.results
+    listed = ", ".join(f"{count:,} {key}" for key, count in sorted(results.items()))
+    click.echo(f"\n{results.total():,} images: {listed or 'none found'}", err=True)
+    if counts.skipped:
+        click.echo(f"skipped: {describe_skipped(counts.skipped)}", err=True)
+    if results["error"] or not results.total():
         sys.exit(1)
+
+
+def _show_count(n_images: int) -> None:
+    if sys.stderr.isatty():
+        click.echo(f"\r{n_images:,} images", err=True, nl=False)
 
 
 @click.command()
@@ -129,7 +125,11 @@ def predict(
 @click.option(
     "--split", default="test", show_default=True, help="Folder to score: train, val, test, or all."
 )
-@click.option("--classes", default="", help="Class folders, if not those of the model.")
+@click.option(
+    "--classes",
+    default="",
+    help="Class folders, if not named as the model's classes: FOLDER=CLASS,FOLDER=CLASS.",
+)
 @flag("skip-unreadable", default=False, help="Leave unreadable images out.")
 @_THRESHOLD
 @click.option(
@@ -195,18 +195,23 @@ def explain(model_uri: str, paths: tuple[str, ...], output: Path, tracking_uri: 
     \b
     pneumonia explain --model-uri models:/resnet34/1 images/ --output maps/
     """
-    from pneumonia.prediction.batch import find_paths
+    from pneumonia.data.folders import describe_skipped
     from pneumonia.prediction.explanation import explain_images
+    from pneumonia.prediction.paths import find_paths
     from pneumonia.tracking.models import load_model
     from pneumonia.tracking.store import connect
 
     connect(tracking_uri)
     failures: list[Any] = []
-    for row in explain_images(load_model(model_uri), find_paths(paths, sys.stdin), output):
+    skipped: Counter[str] = Counter()
+    files = find_paths(paths, sys.stdin, skipped)
+    for row in explain_images(load_model(model_uri), files, output):
         click.echo("\t".join(str(row[key]) for key in ("path", "label", "probability", "overlay")))
         if row["status"] == "error":
             failures.append(row)
             click.echo(f"{row['path']!r}: {row['error']}", err=True)
+    if skipped:
+        click.echo(f"skipped: {describe_skipped(skipped)}", err=True)
     if failures:
         click.echo(f"{len(failures)} images could not be read", err=True)
         sys.exit(1)

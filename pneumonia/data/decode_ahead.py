@@ -1,6 +1,5 @@
 """Decoding files in threads, ahead of where the images are needed and in bounded memory."""
 
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pneumonia.cores import available_cores
 from pneumonia.data.decode import Preprocessing, UnreadableImageError, decode
 
 
@@ -33,7 +33,7 @@ def decode_ahead(
         preprocessing: How to decode them.
         window: Files that may be under way or waiting to be yielded, at most.
     """
-    threads = ThreadPoolExecutor(max_workers=os.cpu_count())
+    threads = ThreadPoolExecutor(max_workers=available_cores())
     pending: deque[tuple[Path, Future[Decoded]]] = deque()
     paths = iter(paths)
     try:

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pneumonia.cores import available_cores
 from pneumonia.data.layout import (
     SYSTEM_FOLDERS,
     cannot_read,
@@ -90,7 +91,7 @@ def find_images(
                     "put the images of this class there"
                 )
             labelled += [(part, label, file) for file in files]
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as threads:
+    with ThreadPoolExecutor(max_workers=available_cores()) as threads:
         digests = threads.map(_digest, (file for _, _, file in labelled))
         images = [
             ImageFile(

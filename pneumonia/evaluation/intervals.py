@@ -1,6 +1,6 @@
 """How sure metrics are: bootstrap over patients, and DeLong's variance of the AUC."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,11 +41,9 @@ def bootstrap_intervals(
     Returns:
         Lower and upper end by name of the metric; NaN where no resample tells.
     """
-    draws = resampled_weights(patients, resamples, seed)  # (R, n)
-    step = max(1, _CHUNK // len(truth))
     chunks = [
-        weighted_metrics(truth, probability, draws[start : start + step], threshold)
-        for start in range(0, resamples, step)
+        weighted_metrics(truth, probability, weights, threshold)
+        for weights in resampled_weights(patients, resamples, seed)
     ]
     return {
         name: percentile_interval(np.concatenate([chunk[name] for chunk in chunks]))
@@ -53,13 +51,22 @@ def bootstrap_intervals(
     }
 
 
-def resampled_weights(patients: Sequence[str], resamples: int, seed: int) -> NDArray[np.float64]:
-    """How often each image is drawn when patients are drawn with replacement, float64 (R, n)."""
+def resampled_weights(
+    patients: Sequence[str], resamples: int, seed: int
+) -> Iterator[NDArray[np.float64]]:
+    """How often each image is drawn when patients are drawn with replacement.
+
+    Yields:
+        float64 (r, n), for some of the resamples at a time: all at once may not fit into memory.
+    """
     _, patient_of = np.unique(np.asarray(patients), return_inverse=True)
     n_patients = int(patient_of.max()) + 1
     rng = np.random.default_rng(seed)
-    counts = rng.multinomial(n_patients, np.full(n_patients, 1 / n_patients), size=resamples)
-    return counts[:, patient_of].astype(np.float64)
+    step = max(1, _CHUNK // len(patients))
+    for start in range(0, resamples, step):
+        size = min(step, resamples - start)
+        counts = rng.multinomial(n_patients, np.full(n_patients, 1 / n_patients), size=size)
+        yield counts[:, patient_of].astype(np.float64)
 
 
 def percentile_interval(values: NDArray[np.float64]) -> Interval:

@@ -1,10 +1,7 @@
 """How good predictions are, on plain arrays."""
 
-from collections.abc import Mapping
-
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
 from sklearn import metrics as sklearn_metrics
 
 from pneumonia.evaluation.decide import decide
@@ -93,26 +90,6 @@ def weighted_metrics(
         "average_precision": average_precision,
         "brier": weights @ (probability - truth) ** 2 / total,
         "ece": _calibration_error(truth, probability, weights),
-    }
-
-
-def confidence_intervals(
-    truth: Labels, probability: Probabilities, threshold: float = 0.5
-) -> Mapping[str, tuple[float, float]]:
-    """95 % Wilson intervals of accuracy, sensitivity and specificity (Wilson 1927).
-
-    Arguments as for ``classification_metrics``; shares of nothing are left out.
-    """
-    right = decide(probability, threshold) == truth
-    groups = {
-        "accuracy": right,
-        "sensitivity": right[truth == 1],
-        "specificity": right[truth == 0],
-    }
-    return {
-        name: tuple(binomtest(int(correct.sum()), len(correct)).proportion_ci(method="wilson"))
-        for name, correct in groups.items()
-        if len(correct)
     }
 
 

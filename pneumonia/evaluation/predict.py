@@ -12,7 +12,7 @@ from torch import nn
 
 from pneumonia.data.dataset import Images
 from pneumonia.data.decode import network_input
-from pneumonia.training.device import Engine, choose_engine
+from pneumonia.training.device import Engine
 
 RECOMPUTE_MARGIN = 0.05
 """Distance from the threshold within which a probability is computed again in fp32.
@@ -65,16 +65,11 @@ class Predictor:
     Args:
         network: The network, in evaluation mode.
         threshold: Lowest probability called positive.
-        device: Where to compute; ``auto`` for the best there is.
-        precision: ``auto`` for bf16 where the device is made for it, else fp32; or one of
-            ``fp32``, ``bf16`` and ``fp16``.
-
-    Raises:
-        UsageError: This machine has no such device, or the device no such precision.
+        engine: The device and precision.
     """
 
-    def __init__(self, network: nn.Module, threshold: float, device: str, precision: str) -> None:
-        self.engine = choose_engine(device, precision)
+    def __init__(self, network: nn.Module, threshold: float, engine: Engine) -> None:
+        self.engine = engine
         self.exact = Engine(self.engine.device, "fp32")
         self.threshold = threshold
         self.network = network.to(self.engine.device).to(memory_format=torch.channels_last)

@@ -1,35 +1,22 @@
 """Batch scoring: decoding runs ahead of the forward pass, and memory stays flat."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 import torch
 
+from pneumonia.cores import shared_cores
 from pneumonia.data.decode_ahead import Decoded, decode_ahead
-from pneumonia.data.folders import walk_images
-from pneumonia.errors import DataError
 from pneumonia.evaluation.decide import decide
 from pneumonia.evaluation.predict import Predictor
 from pneumonia.tracking.models import LoadedModel
+from pneumonia.training.device import Engine, choose_engine, out_of_memory_as_error
 
 Row = dict[str, Any]
 COLUMNS = ("path", "label", "probability", "status", "error", "model")
-
-
-def find_paths(arguments: Iterable[str], stdin: TextIO) -> Iterator[Path]:
-    """Yield image files: those named, those in folders named, and for ``-`` those in ``stdin``.
-
-    Raises:
-        DataError: Something named on the command line does not exist.
-    """
-    arguments = list(arguments)
-    for argument in arguments:
-        if argument != "-" and not Path(argument).exists():
-            raise DataError(f"no file or folder {argument!r}: check the path")
-    return _paths(arguments, stdin)
 
 
 def score(
@@ -49,13 +36,34 @@ def score(
         batch_size: Images a forward pass.
         device: Where to compute.
         precision: As ``Predictor`` takes it; labels are those of fp32.
-        threshold: Least probability called positive; the model's own by default.
+        threshold: Lowest probability called positive, 0–1; the model's own by default.
 
     Yields:
         Rows with the keys ``COLUMNS``.
+
+    Raises:
+        DeviceError: The device is out of memory.
+        UsageError: This machine has no such device or precision, or the threshold is not 0–1.
     """
-    least = model.config.threshold if threshold is None else threshold
-    predictor = Predictor(model.network, least, device, precision)
+    least = model.threshold(threshold)
+    engine = choose_engine(device, precision)
+    remedy = f"try --batch-size {max(1, batch_size // 2)}, not {batch_size}"
+    with (
+        shared_cores(engine.device) as adapt_threads,
+        out_of_memory_as_error(engine.device, remedy),
+    ):
+        yield from _score(model, files, batch_size, engine, least, adapt_threads)
+
+
+def _score(
+    model: LoadedModel,
+    files: Iterable[Path],
+    batch_size: int,
+    engine: Engine,
+    least: float,
+    adapt_threads: Callable[[], None],
+) -> Iterator[list[Row]]:
+    predictor = Predictor(model.network, least, engine)
     # While one batch is in the forward pass, the next two are decoded.
     decoded = decode_ahead(files, model.config.preprocessing, window=2 * batch_size)
     while batch := list(islice(decoded, batch_size)):
@@ -69,16 +77,7 @@ def score(
                     row["probability"] = next(probabilities)
                     row["label"] = model.config.class_names[decide(row["probability"], least)]
         yield rows
-
-
-def _paths(arguments: list[str], stdin: TextIO) -> Iterator[Path]:
-    for argument in arguments:
-        if argument == "-":
-            yield from (Path(line.rstrip("\n")) for line in stdin if line.strip())
-        elif Path(argument).is_dir():
-            yield from walk_images(Path(argument))
-        else:
-            yield Path(argument)
+        adapt_threads()
 
 
 def _row(path: Path, image: Decoded, uri: str) -> Row:

@@ -10,9 +10,11 @@ from pneumonia.data.decode import UnreadableImageError, decode
 from pneumonia.errors import DataError
 from pneumonia.evaluation.gallery import overlay
 from pneumonia.evaluation.grad_cam import grad_cam
+from pneumonia.files import atomic_write
 from pneumonia.networks.registry import network_named
 from pneumonia.prediction.batch import Row, score
 from pneumonia.tracking.models import LoadedModel
+from pneumonia.training.device import out_of_memory_as_error
 
 
 def explain_images(model: LoadedModel, files: Iterable[Path], output: Path) -> Iterator[Row]:
@@ -28,6 +30,7 @@ def explain_images(model: LoadedModel, files: Iterable[Path], output: Path) -> I
 
     Raises:
         DataError: The folder cannot be written to.
+        DeviceError: The device is out of memory.
     """
     layer = network_named(model.config.network).cam_layer
     try:
@@ -46,9 +49,11 @@ def explain_images(model: LoadedModel, files: Iterable[Path], output: Path) -> I
                         row |= {"status": "error", "error": str(error)}
                     else:
                         device = next(model.network.parameters()).device
-                        grey = torch.from_numpy(pixels.copy()).unsqueeze(0).to(device)
-                        heat = grad_cam(model.network, layer, grey)[0]  # (H, W)
-                        Image.fromarray(overlay(pixels, heat)).save(target)
+                        grey = torch.from_numpy(pixels.copy()).unsqueeze(0)  # (1, H, W)
+                        with out_of_memory_as_error(device, "free its memory"):
+                            heat = grad_cam(model.network, layer, grey.to(device))[0]  # (H, W)
+                        with atomic_write(target) as unfinished:
+                            Image.fromarray(overlay(pixels, heat)).save(unfinished, "PNG")
                         row["overlay"] = str(target)
                 yield row
     except OSError as error:

@@ -17,7 +17,7 @@ from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 from torch import nn
 
 from pneumonia.data.decode import Preprocessing
-from pneumonia.errors import ModelError, nearest
+from pneumonia.errors import ModelError, UsageError, nearest
 from pneumonia.networks.registry import NETWORKS
 from pneumonia.tracking.model_source import scoring_source
 from pneumonia.tracking.model_uris import locate_model
@@ -59,6 +59,17 @@ class LoadedModel:
     config: ModelConfig
     uri: str
     run_id: str | None
+
+    def threshold(self, asked: float | None) -> float:
+        """The threshold asked for, else the model's own.
+
+        Raises:
+            UsageError: It is not between 0 and 1.
+        """
+        chosen = self.config.threshold if asked is None else asked
+        if not 0 <= chosen <= 1:  # nor is NaN
+            raise UsageError(f"threshold = {chosen} is out of range: give 0 to 1")
+        return chosen
 
 
 def log_model(

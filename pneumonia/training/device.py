@@ -1,11 +1,12 @@
 """What the device can do: which one, in which precision, and how much it can hold."""
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 import torch
 
-from pneumonia.errors import UsageError
+from pneumonia.errors import DeviceError, UsageError
 from pneumonia.training.distributed import torchrun_ranks
 
 _PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -70,6 +71,21 @@ def choose_engine(device: str, precision: str) -> Engine:
     if precision == "fp16" and chosen.type == "cpu":
         raise UsageError("precision 'fp16' needs a GPU: use --precision auto, bf16 or fp32")
     return Engine(chosen, precision)
+
+
+@contextmanager
+def out_of_memory_as_error(device: torch.device, remedy: str) -> Iterator[None]:
+    """Say in one line that the device ran out of memory within the block, and what to do.
+
+    Moving a network or images to the device belongs into the block too.
+
+    Raises:
+        DeviceError: The device is out of memory.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise DeviceError(f"{device} is out of memory: {remedy}") from error
 
 
 def _best_device(n_processes: int) -> str:

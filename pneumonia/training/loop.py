@@ -21,7 +21,7 @@ from pneumonia.evaluation.predict import predict_probabilities
 from pneumonia.networks.registry import network_named
 from pneumonia.networks.weights import load_weights
 from pneumonia.training.checkpoint import Checkpoint, Epoch, TrainingState
-from pneumonia.training.device import Engine, choose_engine
+from pneumonia.training.device import Engine, choose_engine, out_of_memory_as_error
 from pneumonia.training.distributed import ALONE, Ranks
 from pneumonia.training.schedule import averaged, build_optimizer, build_schedule, loss_weights
 from pneumonia.training.signals import StoppedBetweenBatches, noting_interrupts
@@ -100,8 +100,9 @@ def train(
         ranks: The processes to train with, joined.
 
     Raises:
-        TrainingError: The loss is not finite, the device is out of memory, the checkpoint cannot
-            be read or written, or another rank has failed.
+        DeviceError: The device is out of memory.
+        TrainingError: The loss is not finite, the checkpoint cannot be read or written, or another
+            rank has failed.
         UsageError: A batch is larger than the training set, or cannot be shared by the ranks.
         KeyboardInterrupt: Training was asked to stop, on whichever rank.
     """
@@ -117,25 +118,23 @@ def train(
         ranks.failing_together(),
         noting_interrupts() as asked,
         shared_cores(engine.device) as adapt_threads,
+        out_of_memory_as_error(
+            engine.device,
+            f"try --batch-size {max(2, settings.batch_size // 2)}, not {settings.batch_size}",
+        ),
     ):
         _refuse_differences(ranks, settings, engine, images)
-        try:
-            return _train(
-                settings,
-                images["train"].to(engine.device),
-                images["validation"].to(engine.device),
-                engine,
-                on_epoch,
-                ranks.gather(checkpoint)[0],
-                ranks,
-                lambda: ranks.any_of(flag=asked()),
-                adapt_threads,
-            )
-        except torch.OutOfMemoryError as error:
-            raise TrainingError(
-                f"{engine.device} is out of memory with batch_size = {settings.batch_size}: "
-                f"try --batch-size {max(2, settings.batch_size // 2)}"
-            ) from error
+        return _train(
+            settings,
+            images["train"].to(engine.device),
+            images["validation"].to(engine.device),
+            engine,
+            on_epoch,
+            ranks.gather(checkpoint)[0],
+            ranks,
+            lambda: ranks.any_of(flag=asked()),
+            adapt_threads,
+        )
 
 
 def _refuse_differences(

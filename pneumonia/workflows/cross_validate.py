@@ -18,10 +18,11 @@ from pneumonia.evaluation.decide import decide
 from pneumonia.evaluation.figures import confusion_matrices, roc_and_precision_recall
 from pneumonia.evaluation.metrics import classification_metrics
 from pneumonia.evaluation.predict import predict_probabilities
-from pneumonia.tracking.epochs import log_epoch
+from pneumonia.tracking.epochs import log_best, log_epoch
 from pneumonia.tracking.runs import Run, parent_run
 from pneumonia.tracking.store import choose_experiment, connect
-from pneumonia.training.device import choose_engine
+from pneumonia.training.checkpoint import Epoch
+from pneumonia.training.device import choose_engine, out_of_memory_as_error
 from pneumonia.training.loop import train
 from pneumonia.workflows.prepare import load_data
 
@@ -71,6 +72,10 @@ def cross_validate(
 def run_cross_validation(run: Run, experiment: Experiment, data: DataSet, n_folds: int) -> Summary:
     """Train once a fold on the training and validation images; test images stay out.
 
+    A fold's run has the metrics of its epochs and of its best epoch, as any run that trained. The
+    parent has, for each metric, ``cv/auc_mean``, ``cv/auc_sd`` and ``cv/auc_pooled``. The mean is
+    also its ``best/auc``, so that one column ranks all runs.
+
     The best epoch of a fold is chosen on the fold itself, so each fold's figure is optimistic by
     as much as choosing among its epochs gains; ``epochs`` alike for all keeps it small.
 
@@ -80,6 +85,7 @@ def run_cross_validation(run: Run, experiment: Experiment, data: DataSet, n_fold
 
     Raises:
         DataError: A class has fewer patients than folds.
+        DeviceError: The device is out of memory.
         TrainingError: A fold cannot be trained.
     """
     settings = experiment.training
@@ -91,7 +97,7 @@ def run_cross_validation(run: Run, experiment: Experiment, data: DataSet, n_fold
     engine = choose_engine(settings.device, settings.precision)
     out_of_fold = np.full(len(pool), np.nan)
     fold_of = np.zeros(len(pool), dtype=np.int64)
-    scores: list[dict[str, float]] = []
+    best: list[Epoch] = []
     for fold, (left, held_out) in enumerate(
         patient_folds(pool.files, n_folds, experiment.data.split_seed)
     ):
@@ -102,21 +108,21 @@ def run_cross_validation(run: Run, experiment: Experiment, data: DataSet, n_fold
                 "validation": pool.part(torch.from_numpy(held_out)),
             }
             trained = train(settings, images, partial(log_epoch, child, settings))
-            probability = predict_probabilities(
-                trained.network, images["validation"].to(engine.device), engine
-            )
+            with out_of_memory_as_error(engine.device, "use --device cpu"):
+                out_of_fold[held_out] = predict_probabilities(
+                    trained.network, images["validation"].to(engine.device), engine
+                )
         except BaseException as error:
             interrupted = isinstance(error, KeyboardInterrupt)
             child.end(
                 "KILLED" if interrupted else "FAILED", "interrupted" if interrupted else "failed"
             )
             raise
-        out_of_fold[held_out], fold_of[held_out] = probability, fold
-        scores.append(classification_metrics(pool.labels.numpy()[held_out], probability))
-        child.log_metrics({f"best/{key}": value for key, value in scores[-1].items()})
+        fold_of[held_out] = fold
+        best.append(trained.best)
+        log_best(child, trained.best)
         child.end("FINISHED", "complete")
-        run.log_metrics({f"val/{key}": value for key, value in scores[-1].items()}, step=fold)
-    return _log_summary(run, data, pool, out_of_fold, fold_of, scores)
+    return _log_summary(run, data, pool, out_of_fold, fold_of, best)
 
 
 def _log_summary(
@@ -125,21 +131,16 @@ def _log_summary(
     pool: Images,
     out_of_fold: np.ndarray,
     fold_of: np.ndarray,
-    scores: list[dict[str, float]],
+    best: list[Epoch],
 ) -> Summary:
     truth, names = pool.labels.numpy(), data.settings.class_names
-    pooled = classification_metrics(truth, out_of_fold)
-    summary = {
-        key: (
-            float(np.mean([score[key] for score in scores])),
-            float(np.std([score[key] for score in scores], ddof=1)),
-            pooled[key],
-        )
-        for key in pooled
-    }
-    run.log_metrics({f"mean/{key}": mean for key, (mean, _, _) in summary.items()})
-    run.log_metrics({f"std/{key}": deviation for key, (_, deviation, _) in summary.items()})
-    run.log_metrics({f"pooled/{key}": value for key, value in pooled.items()})
+    summary = {}
+    for key, pooled in classification_metrics(truth, out_of_fold).items():
+        of_folds = [epoch[f"val/{key}"] for epoch in best]
+        summary[key] = (float(np.mean(of_folds)), float(np.std(of_folds, ddof=1)), pooled)
+    for key, (mean, deviation, pooled) in summary.items():
+        run.log_metrics({f"cv/{key}_mean": mean, f"cv/{key}_sd": deviation})
+        run.log_metrics({f"cv/{key}_pooled": pooled, f"best/{key}": mean})
     title = f"out of fold ({len(pool):,} images)"
     predicted = decide(out_of_fold, 0.5)
     run.log_figure(confusion_matrices(truth, predicted, names, title=title), "confusion_pooled")
@@ -153,10 +154,10 @@ def _log_summary(
         )
     run.log_text(table.getvalue(), "out_of_fold.csv")
     rows = [
-        f"| {key} | {mean:.4f} ± {deviation:.4f} | {value:.4f} |"
-        for key, (mean, deviation, value) in summary.items()
+        f"| {key} | {mean:.4f} ± {deviation:.4f} | {pooled:.4f} |"
+        for key, (mean, deviation, pooled) in summary.items()
     ]
-    head = f"{len(scores)} folds, by patient.\n\n| metric | mean ± std | pooled |\n|---|---|---|\n"
+    head = f"{len(best)} folds, by patient.\n\n| metric | mean ± sd | pooled |\n|---|---|---|\n"
     run.set_description(head + "\n".join(rows) + "\n")
     return summary
 

@@ -1,17 +1,16 @@
 """A registered model on labelled images, in a run of its own."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
-from pneumonia.config.data import DataSettings
-from pneumonia.config.training import TrainingSettings
+from pneumonia.config.data import DataSettings, names
 from pneumonia.data import summary
 from pneumonia.data.cache import Progress
 from pneumonia.data.dataset import find_readable, images_of
 from pneumonia.data.layout import part_folders
 from pneumonia.errors import DataError, UsageError, nearest
 from pneumonia.tracking.models import LoadedModel
-from pneumonia.tracking.results import log_scores
 from pneumonia.tracking.runs import Run, parent_run
+from pneumonia.tracking.scores import Scores, log_scores
 from pneumonia.tracking.store import choose_experiment
 
 _SPLITS = ("train", "val", "test", "all")
@@ -29,14 +28,16 @@ def evaluate(
     experiment_name: str = "Default",
     progress: Progress | None = None,
     on_run: Callable[[str], None] | None = None,
-) -> tuple[dict[str, float], Mapping[str, tuple[float, float]]]:
+) -> Scores:
     """Score a model on labelled images, in an MLflow run that is linked to it.
 
     Args:
         model: The model, as ``load_model`` returns it.
         data: Data set folder, or ``demo``.
         split: ``train``, ``val``, ``test``, or ``all`` of it.
-        classes: Names of the two class folders; the model's own by default.
+        classes: Names of the two class folders, in any order; the model's own by default. Folders
+            that are named otherwise are given as ``FOLDER=CLASS``, as in
+            ``healthy=NORMAL,sick=PNEUMONIA``.
         skip_unreadable: Whether to leave unreadable images out.
         threshold: Lowest probability called positive, 0–1; the model's own by default.
         device: Where to compute.
@@ -45,18 +46,19 @@ def evaluate(
         on_run: Called with the id of the MLflow run as soon as there is one.
 
     Returns:
-        Metrics, and 95 % intervals of some of them.
+        Metrics, and their 95 % intervals.
 
     Raises:
         DataError: There are no such images.
-        UsageError: There is no such split, or the threshold is not 0–1.
+        UsageError: There is no such split, the threshold is not 0–1, or the classes are not those
+            of the model.
     """
-    choose_experiment(experiment_name)
     settings = DataSettings(
         data=data,
-        classes=classes or ",".join(model.config.class_names),
+        classes=",".join(class_folders_of(classes, model.config.class_names)),
         skip_unreadable=skip_unreadable,
     )
+    choose_experiment(experiment_name)
     tags = {"kind": "evaluate", "network": model.config.network}
     with parent_run(f"evaluate-{model.config.network}-{split}", tags) as run:
         if on_run is not None:
@@ -64,6 +66,35 @@ def evaluate(
         return evaluate_model(
             run, model, settings, split, threshold=threshold, device=device, progress=progress
         )
+
+
+def class_folders_of(classes: str, class_names: tuple[str, str]) -> tuple[str, str]:
+    """Tell which folder holds which class of a model, by name and not by position.
+
+    Args:
+        classes: ``CLASS,CLASS`` or ``FOLDER=CLASS,FOLDER=CLASS`` in any order, or empty.
+        class_names: The model's negative and positive class.
+
+    Returns:
+        The folder of the negative and that of the positive class.
+
+    Raises:
+        UsageError: The classes are not those of the model.
+    """
+    if not classes:
+        return class_names
+    folder_of = {}
+    for item in names(classes):
+        folder, _, name = item.rpartition("=")
+        folder_of[name.strip().casefold()] = folder.strip() or name.strip()
+    wanted = tuple(name.casefold() for name in class_names)
+    if folder_of.keys() != set(wanted):
+        negative, positive = class_names
+        raise UsageError(
+            f"classes = {classes!r}, but the model tells {negative} from {positive}: give these "
+            f"names, or FOLDER={negative},FOLDER={positive}"
+        )
+    return folder_of[wanted[0]], folder_of[wanted[1]]
 
 
 def evaluate_model(
@@ -75,7 +106,7 @@ def evaluate_model(
     threshold: float | None = None,
     device: str = "auto",
     progress: Progress | None = None,
-) -> tuple[dict[str, float], Mapping[str, tuple[float, float]]]:
+) -> Scores:
     """Log a model's metrics and figures on one folder of a data set.
 
     Args:
@@ -88,7 +119,7 @@ def evaluate_model(
         progress: Called while images are decoded.
 
     Returns:
-        Metrics, and 95 % intervals of some of them.
+        Metrics, and their 95 % intervals.
 
     Raises:
         DataError: There are no such images.
@@ -96,7 +127,7 @@ def evaluate_model(
     """
     if split not in _SPLITS:
         raise UsageError(f"unknown split {split!r}: {nearest(split, _SPLITS)}")
-    config = model.config
+    config, threshold = model.config, model.threshold(threshold)
     only = None if split == "all" else split
     root, found, cache = find_readable(settings, config.preprocessing, progress, only)
     files = [image for image in found.images if split in {"all", image.part}]
@@ -106,27 +137,19 @@ def evaluate_model(
             f"no images in {split!r} of {str(root)!r} (folders with images: {parts}): use --split "
             "with one of them, or all"
         )
-    if threshold is None:
-        threshold = config.threshold
     digest = summary.digest(files)
     run.log_parameters({"model_uri": model.uri, "data": str(root), "split": split})
     run.log_parameters({"data/digest": digest, "threshold": threshold})
     run.tag({"model_uri": model.uri, "model.run_id": model.run_id or "", "data.digest": digest})
-    training = TrainingSettings().with_values(
-        network=config.network,
-        image_size=config.image_size,
-        resize=config.resize,
-        device=device,
-        precision="fp32",
-    )
     metrics, intervals = log_scores(
         run,
         model.network,
+        config.network,
         images_of(files, cache),
         # A flat folder has no roles: all of it tests the model.
         "test" if split == "test" or found.parts == {""} else f"{split}_split",
-        training,
         config.class_names,
+        device,
         threshold,
     )
     shown = ", ".join(f"{key} {value:.4f}" for key, value in metrics.items())

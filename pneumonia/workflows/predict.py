@@ -1,11 +1,29 @@
 """``pneumonia predict``: a model on image files."""
 
-import io
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from pneumonia.prediction.batch import Row, find_paths, score
+from pneumonia.prediction.batch import Row, score
+from pneumonia.prediction.paths import find_paths
+from pneumonia.prediction.rows import open_writer
 from pneumonia.tracking.models import LoadedModel
+from pneumonia.tracking.runs import parent_run
+from pneumonia.tracking.store import choose_experiment
+
+
+@dataclass(frozen=True, slots=True)
+class PredictionCounts:
+    """What became of the files.
+
+    Attributes:
+        results: Images by label; unreadable ones as ``error``.
+        skipped: Files in folders that are no images, by kind.
+    """
+
+    results: Counter[str] = field(default_factory=Counter)
+    skipped: Counter[str] = field(default_factory=Counter)
 
 
 def predict(
@@ -16,6 +34,7 @@ def predict(
     batch_size: int = 64,
     device: str = "auto",
     precision: str = "auto",
+    skipped: Counter[str] | None = None,
 ) -> Iterator[Row]:
     """Classify image files.
 
@@ -26,6 +45,7 @@ def predict(
         batch_size: Images a forward pass.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``; the labels are those of fp32.
+        skipped: Counts by kind of the files in folders that are no images, added to.
 
     Yields:
         One mapping an image, in order: ``path``, ``label``, ``probability`` of the positive class
@@ -33,15 +53,99 @@ def predict(
 
     Raises:
         DataError: A file or folder does not exist.
-        UsageError: This machine has no such device or precision.
+        DeviceError: The device is out of memory.
+        UsageError: This machine has no such device or precision, or the threshold is not 0–1.
     """
-    files = find_paths([str(image) for image in images], io.StringIO())
     for rows in score(
         model,
-        files,
+        find_paths(images, skipped=skipped),
         batch_size=batch_size,
         device=device,
         precision=precision,
         threshold=threshold,
     ):
         yield from rows
+
+
+def predict_to_file(
+    model: LoadedModel,
+    images: Iterable[str | Path],
+    output: Path | None,
+    *,
+    stdin: Iterable[str] = (),
+    file_format: str | None = None,
+    threshold: float | None = None,
+    batch_size: int = 64,
+    device: str = "auto",
+    precision: str = "auto",
+    on_batch: Callable[[int], None] = lambda _n_images: None,
+) -> PredictionCounts:
+    """Classify image files, and write a row an image.
+
+    Args:
+        model: The model, as ``load_model`` returns it.
+        images: Files, folders to search for images, or ``-`` for paths in ``stdin``.
+        output: The file to write; None is standard output.
+        stdin: Lines of paths.
+        file_format: ``csv``, ``jsonl`` or ``parquet``; by default the file's ending decides.
+        threshold: Lowest probability called positive, 0–1; the model's own by default.
+        batch_size: Images a forward pass.
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``; the labels are those of fp32.
+        on_batch: Called with the number of images classified so far.
+
+    Raises:
+        DataError: A file or folder does not exist, or ``output`` cannot be written.
+        DeviceError: The device is out of memory.
+        UsageError: This machine has no such device or precision, the threshold is not 0–1, or the
+            format contradicts the file's ending.
+    """
+    counts = PredictionCounts()
+    files = find_paths(images, stdin, counts.skipped)
+    scored = score(
+        model,
+        files,
+        batch_size=batch_size,
+        device=device,
+        precision=precision,
+        threshold=threshold,
+    )
+    with open_writer(output, file_format) as write:
+        for rows in scored:
+            write(rows)
+            counts.results.update(row["label"] or row["status"] for row in rows)
+            on_batch(counts.results.total())
+    return counts
+
+
+def log_prediction(
+    model: LoadedModel,
+    images: Iterable[str | Path],
+    output: Path | None,
+    counts: PredictionCounts,
+    *,
+    experiment_name: str = "Default",
+) -> str:
+    """Log a batch as an MLflow run that is linked to the model: its counts, and its rows.
+
+    Args:
+        model: The model.
+        images: What was classified, as ``predict_to_file`` took it.
+        output: The file with the rows, if there is one.
+        counts: What ``predict_to_file`` returned.
+        experiment_name: MLflow experiment to log to.
+
+    Returns:
+        Id of the run.
+
+    Raises:
+        TrackingError: The store does not answer.
+    """
+    choose_experiment(experiment_name)
+    with parent_run(f"predict-{model.config.network}", {"kind": "predict"}) as run:
+        run.log_parameters({"model_uri": model.uri, "paths": " ".join(map(str, images))})
+        run.log_metrics({f"count/{key}": count for key, count in counts.results.items()})
+        run.tag({"model_uri": model.uri, "model.run_id": model.run_id or ""})
+        if output is not None and output.is_file():
+            run.log_file(output.name, output.read_bytes())
+        return run.id

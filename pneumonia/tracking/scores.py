@@ -1,0 +1,120 @@
+"""Scoring a network on labelled images: its metrics, their intervals, and figures in a run."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pneumonia.data.dataset import Images
+from pneumonia.evaluation.decide import decide
+from pneumonia.evaluation.figures import confusion_matrices, roc_and_precision_recall
+from pneumonia.evaluation.gallery import (
+    Example,
+    choose_examples,
+    explanation_gallery,
+    prediction_gallery,
+)
+from pneumonia.evaluation.grad_cam import grad_cam
+from pneumonia.evaluation.intervals import Interval, bootstrap_intervals
+from pneumonia.evaluation.metrics import classification_metrics
+from pneumonia.evaluation.predict import predict_probabilities
+from pneumonia.networks.registry import network_named
+from pneumonia.tracking.runs import Run
+from pneumonia.training.device import choose_engine, out_of_memory_as_error
+
+Scores = tuple[dict[str, float], Mapping[str, Interval]]
+
+
+def log_scores(
+    run: Run,
+    network: torch.nn.Module,
+    network_name: str,
+    images: Images,
+    role: str,
+    class_names: tuple[str, str],
+    device: str = "auto",
+    threshold: float = 0.5,
+) -> Scores:
+    """Score a network on labelled images; log figures, and metrics unless they are validation's.
+
+    Metrics and figures are named after ``role``, as ``test/auc``, ``test/auc_low`` and
+    ``roc_test``. Validation metrics were logged by epoch already, and a second value would bend
+    their curve.
+
+    Args:
+        run: The run to log to.
+        network: The network.
+        network_name: Its name in the registry of networks.
+        images: The images.
+        role: What they are, such as ``test``.
+        class_names: The negative and the positive class.
+        device: Where to compute, in fp32, as ``predict`` decides: whoever scores the registered
+            model again finds these very numbers.
+        threshold: Lowest probability called positive.
+
+    Returns:
+        Metrics, and their 95 % intervals by bootstrap over patients.
+
+    Raises:
+        DeviceError: The device is out of memory.
+    """
+    engine = choose_engine(device, "fp32")
+    with out_of_memory_as_error(engine.device, "use --device cpu"):
+        network.to(engine.device)
+        probability = predict_probabilities(network, images.to(engine.device), engine)
+        truth = images.labels.cpu().numpy()
+        title = f"{role} ({len(images):,} images)"
+        metrics = classification_metrics(truth, probability, threshold)
+        predicted = decide(probability, threshold)
+        confusion = confusion_matrices(truth, predicted, class_names, title=title)
+        run.log_figure(confusion, f"confusion_{role}")
+        curves = roc_and_precision_recall(truth, probability, title=title, threshold=threshold)
+        run.log_figure(curves, f"roc_{role}")
+        if role == "validation":
+            return metrics, {}
+        patients = [file.patient.key for file in images.files]
+        intervals = bootstrap_intervals(truth, probability, patients, threshold)
+        run.log_metrics({f"{role}/{key}": value for key, value in metrics.items()})
+        for end, suffix in enumerate(("low", "high")):
+            run.log_metrics(
+                {f"{role}/{key}_{suffix}": ends[end] for key, ends in intervals.items()}
+            )
+        shown = _examples(images, probability, class_names, threshold, count=16)
+        run.log_figure(prediction_gallery(shown, title=title), "gallery")
+        explained = _examples(images, probability, class_names, threshold, count=8)
+        heats = _heats(network, network_name, explained)
+        maps = [replace(e, heat=heat) for e, heat in zip(explained, heats, strict=True)]
+        run.log_figure(explanation_gallery(maps, title=f"Grad-CAM, {title}"), "grad_cam")
+    return metrics, intervals
+
+
+def _examples(
+    images: Images,
+    probability: NDArray[np.float64],
+    class_names: tuple[str, str],
+    threshold: float,
+    count: int,
+) -> list[Example]:
+    truth = images.labels.cpu().numpy()
+    chosen = choose_examples(truth, probability, count=count, threshold=threshold)
+    grey, labels = images.batch(torch.tensor(chosen))
+    return [
+        Example(
+            image=grey[place].numpy(),
+            truth=class_names[int(labels[place])],
+            predicted=class_names[decide(float(probability[position]), threshold)],
+            probability=float(probability[position]),
+            name=images.files[position].path.name,
+        )
+        for place, position in enumerate(chosen)
+    ]
+
+
+def _heats(
+    network: torch.nn.Module, network_name: str, examples: list[Example]
+) -> NDArray[np.float32]:
+    grey = torch.from_numpy(np.stack([example.image for example in examples]))  # (B, H, W)
+    device = next(network.parameters()).device
+    return grad_cam(network, network_named(network_name).cam_layer, grey.to(device))
