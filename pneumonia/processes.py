@@ -7,9 +7,12 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 
 import psutil
+
+_SECONDS_TO_END = 5.0
 
 _HOST, _ID, _STARTED = "process.host", "process.id", "process.started"
 
@@ -58,32 +61,36 @@ def describe_process(tags: Mapping[str, str]) -> str:
 
 
 def run_until_stopped(command: Sequence[str], environment: Mapping[str, str]) -> int:
-    """Run a program, and stop it with all its children when this process is asked to stop.
+    """Run a program, and stop it with all that it started when this process is asked to stop.
+
+    The program leads a process group of its own. So its children are found even if it has died.
 
     Returns:
         Exit code of the program.
 
     Raises:
-        SystemExit: SIGTERM came; nothing that was started is left.
+        KeyboardInterrupt: SIGINT came; nothing that was started is left.
+        SystemExit: SIGTERM came; likewise.
     """
-    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
-    program = subprocess.Popen(command, env=environment)
+    before = signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
+    program = subprocess.Popen(command, env=environment, start_new_session=True)
     try:
         return program.wait()
     finally:
-        _stop_tree(program.pid)
-        program.wait()
+        for request in (signal.SIGTERM, signal.SIGKILL):
+            if _group_ends_by(program, request):
+                break
+        signal.signal(signal.SIGTERM, before)
 
 
-def _stop_tree(process_id: int) -> None:
-    try:
-        root = psutil.Process(process_id)
-        tree = [*root.children(recursive=True), root]
-    except psutil.NoSuchProcess:
-        return
-    for process in tree:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.terminate()
-    for process in psutil.wait_procs(tree, timeout=5)[1]:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
+def _group_ends_by(program: subprocess.Popen[bytes], request: int) -> bool:
+    """Send a signal to a program's group; whether all its processes end within seconds."""
+    deadline = time.monotonic() + _SECONDS_TO_END
+    with contextlib.suppress(ProcessLookupError):  # there is none left
+        os.killpg(program.pid, request)
+        while time.monotonic() < deadline:
+            program.poll()  # else it would stay as a zombie, and count
+            os.killpg(program.pid, 0)
+            time.sleep(0.05)
+        return False
+    return True

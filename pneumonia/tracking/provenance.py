@@ -1,6 +1,7 @@
 """Where a run came from: the code's commit, and the versions of what it ran on."""
 
 import platform
+import shutil
 import subprocess
 from importlib import metadata
 from pathlib import Path
@@ -22,16 +23,20 @@ def versions() -> dict[str, str]:
 def git_state() -> dict[str, str]:
     """Commit of the code that runs, and whether there were uncommitted changes, as tags.
 
-    An installed package has none, though a repository may surround its virtual environment.
+    An installed package has no commit, though a repository may surround its virtual environment.
+    ``git.dirty`` then says why.
     """
     folder = Path(__file__).parent
+    if shutil.which("git") is None:
+        return {"git.dirty": "unknown: there is no git on this machine"}
     if _git(folder, "ls-files", "--error-unmatch", Path(__file__).name) is None:
         return {"git.dirty": "unknown: the package does not run from a git checkout"}
     commit = _git(folder, "rev-parse", "HEAD")
-    if commit is None:  # a repository without a commit
-        return {"git.dirty": "unknown: there is no commit"}
-    dirty = _git(folder, "status", "--porcelain", "--untracked-files=no")
-    return {"mlflow.source.git.commit": commit, "git.dirty": str(bool(dirty)).lower()}
+    if commit is None:
+        return {"git.dirty": "unknown: the repository has no commit"}
+    changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    dirty = "unknown: git does not answer" if changed is None else str(bool(changed)).lower()
+    return {"mlflow.source.git.commit": commit, "git.dirty": dirty}
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

@@ -214,8 +214,10 @@ def start_run(name: str, tags: Mapping[str, str]) -> Run:
             run.tag(own)
             return run
         # All at once: a run whose process dies right now must say whose it was.
-        own |= resolve_tags({"mlflow.source.name": "pneumonia"})
-        return Run(client.create_run(chosen_experiment_id(), tags=own, run_name=name))
+        of_mlflow = resolve_tags({"mlflow.source.name": "pneumonia"})
+        # MLflow's commit is that of the repository around the script that was started.
+        context = {k: v for k, v in of_mlflow.items() if not k.startswith("mlflow.source.git.")}
+        return Run(client.create_run(chosen_experiment_id(), tags=context | own, run_name=name))
     except MlflowException as error:
         raise TrackingError(f"cannot start a run: {str(error).splitlines()[0]}") from None
 
