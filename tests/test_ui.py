@@ -20,7 +20,10 @@ time.sleep(float(sys.argv[1]))
 CALLER = """
 import os, sys
 from pneumonia.processes import run_until_stopped
-sys.exit(run_until_stopped([sys.executable, "-c", sys.argv[1], sys.argv[2]], os.environ))
+try:
+    sys.exit(run_until_stopped([sys.executable, "-c", sys.argv[1], sys.argv[2]], os.environ))
+except KeyboardInterrupt:
+    sys.exit(130)
 """
 
 
@@ -38,10 +41,7 @@ def answers(url: str) -> bool:
         return False
 
 
-@pytest.mark.parametrize("request_", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
-def test_a_stopped_ui_leaves_no_server_behind(
-    request_: signal.Signals, tmp_path: Path, empty_store: Path
-) -> None:
+def test_a_stopped_ui_leaves_no_server_behind(tmp_path: Path, empty_store: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -52,23 +52,26 @@ def test_a_stopped_ui_leaves_no_server_behind(
         wait_until(lambda: answers(f"http://127.0.0.1:{port}/health"))
         started = psutil.Process(ui.pid).children(recursive=True)
         assert started
-        ui.send_signal(request_)
-        assert ui.wait(timeout=20) == 128 + request_
+        ui.terminate()
+        assert ui.wait(timeout=20) == 128 + signal.SIGTERM
         assert not [process for process in started if process.is_running()]
     finally:
         ui.kill()
         ui.communicate()
 
 
-def test_children_of_a_program_that_ended_are_stopped_too() -> None:
-    """Nobody else would: they have no parent any more."""
+@pytest.mark.parametrize(("seconds", "code"), [("60", 130), ("2", 0)], ids=["Ctrl-C", "ended"])
+def test_nothing_that_a_program_started_is_left(seconds: str, code: int) -> None:
+    """Neither after Ctrl-C nor when the program ends before its children."""
     caller = subprocess.Popen(
-        [sys.executable, "-c", CALLER, LEADER, "2"], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", CALLER, LEADER, seconds], stdout=subprocess.PIPE, text=True
     )
     assert caller.stdout is not None
     caller.stdout.readline()
     started = psutil.Process(caller.pid).children(recursive=True)
     assert len(started) == 2
-    assert caller.wait(timeout=20) == 0
+    if code:
+        caller.send_signal(signal.SIGINT)
+    assert caller.wait(timeout=20) == code
     assert not [process for process in started if process.is_running()]
     caller.stdout.close()
