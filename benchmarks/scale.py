@@ -33,7 +33,7 @@ from pneumonia.search.report import trials_table
 from pneumonia.search.space import suggest
 from pneumonia.search.storage import queue_of
 from pneumonia.search.study import create_study, sampler_of
-from pneumonia.tracking.runs import start_run
+from pneumonia.tracking.runs import NewRun, start_run
 from pneumonia.tracking.store import choose_experiment, connect
 from pneumonia.training.device import choose_engine
 
@@ -114,8 +114,8 @@ def _seconds_of_trial(queue: TrialQueue, space: Space, number: int) -> float:
 def metrics(folder: Path, largest: int) -> Costs:
     """Log epochs to one run; and what it would cost were each as dear as those of its end."""
     connect(f"sqlite:///{folder}/mlflow.db")
-    choose_experiment("benchmark")
-    run, measured = start_run("benchmark", {}), an_epoch()
+    run = start_run(NewRun("benchmark", {}, choose_experiment("benchmark")))
+    measured = an_epoch()
     sizes = _up_to((100, 1_000, 5_000), largest)
     taken = []
     for number in range(1, sizes[-1] + 1):

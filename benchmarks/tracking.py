@@ -27,7 +27,7 @@ from pneumonia.evaluation.metrics import classification_metrics
 from pneumonia.tracking.epochs import log_epoch
 from pneumonia.tracking.models import ModelConfig, log_model
 from pneumonia.tracking.registry import register
-from pneumonia.tracking.runs import start_run
+from pneumonia.tracking.runs import NewRun, start_run
 from pneumonia.tracking.store import choose_experiment, connect
 from pneumonia.training.checkpoint import Epoch
 from pneumonia.training.loop import build_network
@@ -58,8 +58,7 @@ class Measured:
         for name in ("MLFLOW_REGISTRY_URI", "MLFLOW_EXPERIMENT_ID", "MLFLOW_RUN_ID"):
             os.environ.pop(name, None)
         connect(uri)
-        choose_experiment("benchmark")
-        run = start_run("benchmark", {})
+        run = start_run(NewRun("benchmark", {}, choose_experiment("benchmark")))
         measured = an_epoch()
         started = time.perf_counter()
         for epoch in range(1, epochs + 1):

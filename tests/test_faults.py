@@ -10,7 +10,7 @@ from click.testing import Result
 
 from pneumonia.tracking.local_state import LocalState
 from pneumonia.tracking.outbox import Entry, Outbox, kept_entries
-from pneumonia.tracking.runs import continue_run, start_run
+from pneumonia.tracking.runs import NewRun, continue_run, start_run
 from pneumonia.tracking.store import connect
 from tests.faults.checks import Finding, client, duplicates, every_run, history
 from tests.faults.commands import Forks
@@ -50,7 +50,7 @@ def test_what_two_workers_keep_for_one_run_arrives_though_one_of_them_died(
     workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     connect(f"sqlite:///{workplace}/mlflow.db")
-    run = start_run("search", {})
+    run = start_run(NewRun("search", {}, "0"))
     deliver = mlflow.MlflowClient.log_batch
 
     def away(*_arguments: object, **_keywords: object) -> None:

@@ -14,7 +14,7 @@ from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, TEMPORARILY_UN
 from pneumonia.errors import TrackingError
 from pneumonia.tracking import outbox as outbox_module
 from pneumonia.tracking.outbox import kept_entries, outbox
-from pneumonia.tracking.runs import Run, run_context, start_run
+from pneumonia.tracking.runs import NewRun, Run, run_context, start_run
 from pneumonia.tracking.store import choose_experiment, connect
 
 
@@ -55,7 +55,7 @@ def test_everything_arrives_once_and_in_order_when_the_store_is_back(
     store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, logger="pneumonia")
-    run = start_run("unplugged", {})
+    run = start_run(NewRun("unplugged", {}, "0"))
     with run_context(run):
         for step in range(1, 9):
             store.away = step in (3, 4, 5)
@@ -76,7 +76,7 @@ def test_everything_arrives_once_and_in_order_when_the_store_is_back(
 
 
 def test_what_was_never_delivered_is_kept_and_told(store: Store) -> None:
-    run = start_run("unplugged", {})
+    run = start_run(NewRun("unplugged", {}, "0"))
 
     def log_two_epochs() -> None:
         with run_context(run):
@@ -94,7 +94,7 @@ def test_what_was_never_delivered_is_kept_and_told(store: Store) -> None:
 
 @pytest.mark.usefixtures("store")
 def test_a_store_that_refuses_is_not_a_store_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    run = start_run("refused", {})
+    run = start_run(NewRun("refused", {}, "0"))
 
     def refuse(*_arguments: object, **_options: object) -> None:
         raise MlflowException("no such thing", error_code=INVALID_PARAMETER_VALUE)
@@ -106,7 +106,7 @@ def test_a_store_that_refuses_is_not_a_store_that_is_away(monkeypatch: pytest.Mo
 
 
 def test_a_new_run_waits_for_the_store_no_longer_than_patience(store: Store) -> None:
-    run = start_run("parent", {})
+    run = start_run(NewRun("parent", {}, "0"))
     store.away = True
     with pytest.raises(TrackingError, match="has not come back: unplugged"):
         run.child("child", {})

@@ -11,7 +11,7 @@ import pytest
 from click.testing import Result
 
 from pneumonia.tracking.registry import register
-from pneumonia.tracking.runs import Run, start_run
+from pneumonia.tracking.runs import NewRun, Run, start_run
 from pneumonia.tracking.store import choose_experiment, connect
 
 Cli = Callable[..., Result]
@@ -38,7 +38,7 @@ def add(
     store: SimpleNamespace, *, synthetic: bool = False, data: str = "a", **values: float
 ) -> str:
     """Register a version with these validation metrics; what became of the champion."""
-    run: Run = start_run("run", {})
+    run: Run = start_run(NewRun("run", {}, "0"))
     tags = {"data.validation": data, "data.synthetic": str(synthetic).lower()}
     _, verdict = register(
         store.model, run, "net", metric="auc", validation={**GOOD, **values}, tags=tags
@@ -148,7 +148,7 @@ def test_an_alias_moves_only_to_a_better_version_where_that_is_required(
 
 def test_the_version_of_a_run_is_found_behind_a_hundred_others(store: SimpleNamespace) -> None:
     """MLflow answers page by page: no page is forgotten when a run registers again."""
-    run = start_run("run", {})
+    run = start_run(NewRun("run", {}, "0"))
     tags = {"data.validation": "a", "data.synthetic": "false"}
     uri, _ = register(store.model, run, "net", metric="auc", validation=GOOD, tags=tags)
     for _ in range(120):

@@ -13,10 +13,10 @@ from pneumonia.tracking.provenance import git_state
 PACKAGE = Path(__file__).parents[1] / "pneumonia"
 START = """
 import sys
-from pneumonia.tracking.runs import parent_run
+from pneumonia.tracking.runs import NewRun, parent_run
 from pneumonia.tracking.store import connect
 connect(sys.argv[1])
-with parent_run("one", {}):
+with parent_run(NewRun("one", {}, "0")):
     pass
 """
 

@@ -15,7 +15,7 @@ from pneumonia.processes import this_process
 from pneumonia.tracking import outbox as outbox_module
 from pneumonia.tracking.local_state import LocalState, kept_runs
 from pneumonia.tracking.outbox import Entry, Outbox, deliver_kept, kept_entries
-from pneumonia.tracking.runs import Run, start_run
+from pneumonia.tracking.runs import NewRun, Run, start_run
 from pneumonia.tracking.store import connect
 
 Cli = Callable[..., Result]
@@ -79,7 +79,7 @@ def store(workplace: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def die_during_an_outage(store: Store, name: str = "cut off", status: str = "FINISHED") -> Run:
     """Two epochs arrive, three are kept, with a file and how the run ended."""
-    run = start_run(name, {})
+    run = start_run(NewRun(name, {}, "0"))
     for epoch in range(1, 6):
         store.away = epoch > 2
         run.log_metrics({"val/auc": epoch / 10, "val/loss": 1 / epoch}, step=epoch)
@@ -153,7 +153,7 @@ def test_each_run_goes_to_the_store_it_was_begun_in(
     first = die_during_an_outage(store)
     shutil.copy(empty_store, workplace / "other.db")
     connect(f"sqlite:///{workplace}/other.db")
-    parent = start_run("parent", {})
+    parent = start_run(NewRun("parent", {}, "0"))
     store.away = False
     child = parent.child("child", {"trial": "0"})
     store.away = True
@@ -206,7 +206,7 @@ def test_a_run_that_was_stopped_keeps_what_it_goes_on_from(store: Store, run_cli
 
 
 def test_a_process_at_work_delivers_for_itself(store: Store, run_cli: Cli) -> None:
-    run = start_run("at work", {})
+    run = start_run(NewRun("at work", {}, "0"))
     store.away = True
     run.log_metrics({"val/auc": 0.5}, step=1)
     store.away = False

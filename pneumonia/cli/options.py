@@ -58,10 +58,8 @@ def tracking_options(command: Command) -> Command:
     """Add the options that say where runs are kept."""
     command = click.option(
         "--experiment-name",
-        envvar="MLFLOW_EXPERIMENT_NAME",
-        default="Default",
-        show_default=True,
-        help="MLflow experiment to log to.",
+        help="MLflow experiment to log to; else MLFLOW_EXPERIMENT_ID, else "
+        "MLFLOW_EXPERIMENT_NAME, else Default.",
     )(command)
     return tracking_uri_option(command)
 

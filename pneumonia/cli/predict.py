@@ -70,7 +70,7 @@ def predict(
     precision: str,
     track: bool,
     tracking_uri: str | None,
-    experiment_name: str,
+    experiment_name: str | None,
 ) -> None:
     """Classify images: files, folders, or - for paths from standard input.
 
@@ -149,7 +149,7 @@ def evaluate(
     threshold: float | None,
     device: str,
     tracking_uri: str | None,
-    experiment_name: str,
+    experiment_name: str | None,
 ) -> None:
     """Score a registered model on labelled images, in a run linked to it.
 

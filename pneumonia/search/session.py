@@ -1,6 +1,5 @@
 """Opening a search: begun anew, joined beside other workers, or resumed."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import optuna
@@ -24,8 +23,7 @@ from pneumonia.search.study import (
 )
 from pneumonia.search.winner import reopen
 from pneumonia.tracking.run_config import RunConfig, log_run_config
-from pneumonia.tracking.runs import Run, continue_run, left_running, start_run
-from pneumonia.tracking.store import chosen_experiment_id
+from pneumonia.tracking.runs import NewRun, Run, continue_run, left_running, start_run
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +41,7 @@ class Search:
     claims: TrialQueue
 
 
-def begin(run_config: RunConfig, data: DataSet, name: str, tags: Mapping[str, str]) -> Search:
+def begin(run_config: RunConfig, data: DataSet, new: NewRun) -> Search:
     """Create the study and its run.
 
     Raises:
@@ -55,17 +53,17 @@ def begin(run_config: RunConfig, data: DataSet, name: str, tags: Mapping[str, st
             f"study {run_config.search.study!r} exists: go on with it by --resume, work on it "
             "beside others by --join, or choose another name"
         )
-    return _prepare(study, run_config, data, start_run(name, tags))
+    return _prepare(study, run_config, data, start_run(new))
 
 
-def join(run_config: RunConfig, data: DataSet, name: str, tags: Mapping[str, str]) -> Search:
+def join(run_config: RunConfig, data: DataSet, new: NewRun) -> Search:
     """Work on the study beside others; the first one to come creates it.
 
     Raises:
         UsageError: The study was begun with other settings or data, or never made ready.
     """
     if study := _create(run_config, data):
-        return _prepare(study, run_config, data, start_run(name, tags))
+        return _prepare(study, run_config, data, start_run(new))
     study = _open(run_config, data)
     if not await_ready(study):
         raise UsageError(
@@ -75,9 +73,7 @@ def join(run_config: RunConfig, data: DataSet, name: str, tags: Mapping[str, str
     return _opened(study, run_config)
 
 
-def resume(
-    run_config: RunConfig, data: DataSet, name: str, tags: Mapping[str, str], run_id: str = ""
-) -> Search:
+def resume(run_config: RunConfig, data: DataSet, new: NewRun, run_id: str = "") -> Search:
     """Go on with a study, in the run it was begun in.
 
     One that has its winner already goes on in a new run, if there are trials left or more asked
@@ -86,8 +82,7 @@ def resume(
     Args:
         run_config: What is searched.
         data: The data.
-        name: Name of the run where a new one is needed.
-        tags: Its tags.
+        new: The run to start where a new one is needed.
         run_id: The run that was asked for, if one was.
 
     Raises:
@@ -96,8 +91,8 @@ def resume(
     study = _open(run_config, data)
     if not await_ready(study):
         # Its creator may have died before the study could name the run.
-        begun = run_id or left_running(chosen_experiment_id(), {"study": study.study_name})
-        run = continue_run(begun) if begun else start_run(name, tags)
+        begun = run_id or left_running(new.experiment_id, {"study": study.study_name})
+        run = continue_run(begun) if begun else start_run(new)
         return _prepare(study, run_config, data, run)
     queue = queue_of(study, run_config.search.storage)
     if result_of(study) is None:
@@ -111,7 +106,7 @@ def resume(
         )
     _sign(study)
     reopen(study)
-    return _prepare(study, run_config, data, start_run(name, tags))
+    return _prepare(study, run_config, data, start_run(new))
 
 
 def _create(run_config: RunConfig, data: DataSet) -> optuna.Study | None:

@@ -112,14 +112,20 @@ def _log_once(
         torch.save(network.state_dict(), folder / "weights.pt")
         (folder / "config.json").write_text(json.dumps(asdict(config)), encoding="utf-8")
         (folder / "scoring.py").write_text(scoring_source(config.network), encoding="utf-8")
+        created = client.create_logged_model(
+            run.experiment_id,
+            # Folder names hold more than MLflow allows in the name of a model.
+            name=re.sub(r"[^\w-]", "-", f"{run.name}-{run.id[:6]}"),
+            source_run_id=run.id,
+            params=dict(client.get_run(run.id).data.params),
+            model_type="classifier",
+        )
         # What mlflow.pyfunc.log_model calls, which knows the active run only.
-        mlflow.set_experiment(experiment_id=run.experiment_id)  # it asks for no other
         info = Model.log(
             artifact_path=None,
             flavor=mlflow.pyfunc,
             run_id=run.id,
-            # Folder names hold more than MLflow allows in the name of a model.
-            name=re.sub(r"[^\w-]", "-", f"{run.name}-{run.id[:6]}"),
+            model_id=created.model_id,
             python_model=str(folder / "scoring.py"),
             artifacts={
                 "weights": str(folder / "weights.pt"),
@@ -128,7 +134,6 @@ def _log_once(
             signature=_SIGNATURE,
             input_example=pd.DataFrame({"image": [example]}),
             pip_requirements=[f"{name}=={_public_version(name)}" for name in _REQUIRED],
-            model_type="classifier",
             step=step,
         )
     return str(info.model_uri)

@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,7 @@ from pneumonia.tracking.local_state import LocalState
 from pneumonia.tracking.outbox import Entry, outbox
 from pneumonia.tracking.paging import search_all
 from pneumonia.tracking.provenance import git_state, versions
-from pneumonia.tracking.store import chosen_experiment_id, shown_uri
+from pneumonia.tracking.store import shown_uri
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure  # slow, and predict draws nothing
@@ -185,8 +186,23 @@ class Run:
         return Run(created)
 
 
+@dataclass(frozen=True, slots=True)
+class NewRun:
+    """A run to start.
+
+    Attributes:
+        name: Its name.
+        tags: Its tags, beside those of the process and the versions.
+        experiment_id: The experiment it belongs to, as ``choose_experiment`` finds it.
+    """
+
+    name: str
+    tags: Mapping[str, str]
+    experiment_id: str
+
+
 @contextmanager
-def parent_run(name: str, tags: Mapping[str, str]) -> Iterator[Run]:
+def parent_run(new: NewRun) -> Iterator[Run]:
     """Start a run, or join the one that ``mlflow run`` started, and end it as the block ends.
 
     An interrupt ends it as KILLED, an error as FAILED with the reason in the tag ``error``.
@@ -194,11 +210,11 @@ def parent_run(name: str, tags: Mapping[str, str]) -> Iterator[Run]:
     Raises:
         TrackingError: The store does not answer, or refuses.
     """
-    with run_context(start_run(name, tags)) as run:
+    with run_context(start_run(new)) as run:
         yield run
 
 
-def start_run(name: str, tags: Mapping[str, str]) -> Run:
+def start_run(new: NewRun) -> Run:
     """Start a run, or join the one that ``mlflow run`` started.
 
     Raises:
@@ -206,10 +222,10 @@ def start_run(name: str, tags: Mapping[str, str]) -> Run:
     """
     client = mlflow.MlflowClient()
     given = os.environ.get("MLFLOW_RUN_ID")
-    own = {**tags, **this_process(), **versions(), **git_state()}
+    own = {**new.tags, **this_process(), **versions(), **git_state()}
     try:
         if given:
-            client.update_run(given, status="RUNNING", name=name)
+            client.update_run(given, status="RUNNING", name=new.name)
             run = Run(client.get_run(given))
             run.tag(own)
             return run
@@ -217,7 +233,7 @@ def start_run(name: str, tags: Mapping[str, str]) -> Run:
         of_mlflow = resolve_tags({"mlflow.source.name": "pneumonia"})
         # MLflow's commit is that of the repository around the script that was started.
         context = {k: v for k, v in of_mlflow.items() if not k.startswith("mlflow.source.git.")}
-        return Run(client.create_run(chosen_experiment_id(), tags=context | own, run_name=name))
+        return Run(client.create_run(new.experiment_id, tags=context | own, run_name=new.name))
     except MlflowException as error:
         raise TrackingError(f"cannot start a run: {str(error).splitlines()[0]}") from None
 

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import mlflow
 import sqlalchemy
 from filelock import FileLock
+from mlflow.entities import Experiment, LifecycleStage
 from mlflow.exceptions import MlflowException
 from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
@@ -98,31 +99,51 @@ def local_database(uri: str) -> Path | None:
     return Path(uri.removeprefix(_SQLITE)) if uri.startswith(_SQLITE) else None
 
 
-def choose_experiment(name: str) -> None:
-    """Use the experiment of this name, creating it with its artifacts beside a local store.
+def choose_experiment(name: str | None = None) -> str:
+    """Find the experiment to log to; one that is named is created where there is none.
 
-    Under ``mlflow run`` the experiment is chosen already, and stays.
+    Args:
+        name: The experiment's name; by default ``MLFLOW_EXPERIMENT_ID`` decides, then
+            ``MLFLOW_EXPERIMENT_NAME``, then it is ``Default``.
+
+    Returns:
+        Its id.
 
     Raises:
-        TrackingError: The experiment was deleted, or cannot be created.
+        TrackingError: It was deleted, cannot be created, or there is none of that id.
     """
-    if os.environ.get("MLFLOW_RUN_ID"):
-        return
     client = mlflow.MlflowClient()
+    given = os.environ.get("MLFLOW_EXPERIMENT_ID") if name is None else None
+    name = name or os.environ.get("MLFLOW_EXPERIMENT_NAME") or "Default"
     try:
-        experiment = client.get_experiment_by_name(name)
-        if experiment is None:
-            try:
-                client.create_experiment(name, artifact_location=_artifact_location(name))
-            except MlflowException as error:
-                if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another process was faster
-                    raise
-        mlflow.set_experiment(name)
+        found = client.get_experiment(given) if given else _named_experiment(client, name)
     except MlflowException as error:
+        chosen = f"of MLFLOW_EXPERIMENT_ID {given!r}" if given else repr(name)
         raise TrackingError(
-            f"cannot use experiment {name!r}: {_first_line(error)} Choose another with "
-            "--experiment-name, or restore it with 'mlflow experiments restore'"
+            f"cannot use experiment {chosen}: {_first_line(error)} Choose another with "
+            "--experiment-name"
         ) from None
+    if found.lifecycle_stage == LifecycleStage.DELETED:
+        raise TrackingError(
+            f"experiment {found.name!r} was deleted: choose another with --experiment-name, or "
+            f"restore it with 'mlflow experiments restore -x {found.experiment_id}'"
+        )
+    return str(found.experiment_id)
+
+
+def _named_experiment(client: mlflow.MlflowClient, name: str) -> Experiment:
+    """The experiment of a name; created, with its artifacts beside a local store, if need be."""
+    found = client.get_experiment_by_name(name)
+    if found is not None:
+        return found
+    try:
+        created = client.create_experiment(name, artifact_location=_artifact_location(name))
+    except MlflowException:
+        found = client.get_experiment_by_name(name)  # another process may have been faster
+        if found is None:
+            raise
+        return found
+    return client.get_experiment(created)
 
 
 def tracking_uri() -> str:
@@ -133,11 +154,6 @@ def tracking_uri() -> str:
 def shown_uri() -> str:
     """The store chosen by ``connect`` without its password, for messages."""
     return without_password(tracking_uri(), tracking_uri())
-
-
-def chosen_experiment_id() -> str:
-    """Identifier of the experiment chosen last; the default one where none was."""
-    return str(mlflow.tracking.fluent._get_experiment_id())  # noqa: SLF001 - MLflow has no other
 
 
 def create_once(database: Path, create: Callable[[Path], None]) -> None:

@@ -19,7 +19,7 @@ from pneumonia.evaluation.figures import confusion_matrices, roc_and_precision_r
 from pneumonia.evaluation.metrics import classification_metrics
 from pneumonia.evaluation.predict import predict_probabilities
 from pneumonia.tracking.epochs import log_best, log_epoch
-from pneumonia.tracking.runs import Run, parent_run
+from pneumonia.tracking.runs import NewRun, Run, parent_run
 from pneumonia.tracking.store import choose_experiment, connect
 from pneumonia.training.checkpoint import Epoch
 from pneumonia.training.device import choose_engine, out_of_memory_as_error
@@ -34,7 +34,7 @@ def cross_validate(
     experiment: str = "auto",
     folds: int = 5,
     tracking_uri: str | None = None,
-    experiment_name: str = "Default",
+    experiment_name: str | None = None,
     progress: Progress | None = None,
     on_run: Callable[[str], None] | None = None,
     **settings: Any,
@@ -45,7 +45,7 @@ def cross_validate(
         experiment: Name of an experiment file, path of one, or ``auto``.
         folds: Number of folds, at least 2.
         tracking_uri: MLflow tracking URI; then ``MLFLOW_TRACKING_URI``; then ``./mlflow.db``.
-        experiment_name: MLflow experiment to log to.
+        experiment_name: MLflow experiment to log to, as ``train`` takes it.
         progress: Called with the number of images decoded so far, and of all.
         on_run: Called with the id of the MLflow run as soon as there is one.
         **settings: Training and data settings by name; the others are the experiment's.
@@ -59,11 +59,11 @@ def cross_validate(
     """
     chosen = load_experiment(experiment, settings)
     connect(tracking_uri)
-    choose_experiment(experiment_name)
+    experiment_id = choose_experiment(experiment_name)
     data = load_data(chosen, progress)
     network = chosen.training.network
     tags = {"network": network, "kind": "cross-validation"}
-    with parent_run(f"{network}-{data.name}-cv{folds}", tags) as run:
+    with parent_run(NewRun(f"{network}-{data.name}-cv{folds}", tags, experiment_id)) as run:
         if on_run is not None:
             on_run(run.id)
         return run_cross_validation(run, chosen, data, folds)

@@ -9,7 +9,7 @@ from pneumonia.data.dataset import find_readable, images_of
 from pneumonia.data.layout import part_folders
 from pneumonia.errors import DataError, UsageError, nearest
 from pneumonia.tracking.models import LoadedModel
-from pneumonia.tracking.runs import Run, parent_run
+from pneumonia.tracking.runs import NewRun, Run, parent_run
 from pneumonia.tracking.scores import Scores, log_scores
 from pneumonia.tracking.store import choose_experiment
 
@@ -25,7 +25,7 @@ def evaluate(
     skip_unreadable: bool = False,
     threshold: float | None = None,
     device: str = "auto",
-    experiment_name: str = "Default",
+    experiment_name: str | None = None,
     progress: Progress | None = None,
     on_run: Callable[[str], None] | None = None,
 ) -> Scores:
@@ -41,7 +41,7 @@ def evaluate(
         skip_unreadable: Whether to leave unreadable images out.
         threshold: Lowest probability called positive, 0–1; the model's own by default.
         device: Where to compute.
-        experiment_name: MLflow experiment to log to.
+        experiment_name: MLflow experiment to log to, as ``train`` takes it.
         progress: Called with the number of images decoded so far, and of all.
         on_run: Called with the id of the MLflow run as soon as there is one.
 
@@ -58,9 +58,10 @@ def evaluate(
         classes=",".join(class_folders_of(classes, model.config.class_names)),
         skip_unreadable=skip_unreadable,
     )
-    choose_experiment(experiment_name)
+    experiment_id = choose_experiment(experiment_name)
     tags = {"kind": "evaluate", "network": model.config.network}
-    with parent_run(f"evaluate-{model.config.network}-{split}", tags) as run:
+    new = NewRun(f"evaluate-{model.config.network}-{split}", tags, experiment_id)
+    with parent_run(new) as run:
         if on_run is not None:
             on_run(run.id)
         return evaluate_model(

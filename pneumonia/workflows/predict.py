@@ -9,7 +9,7 @@ from pneumonia.prediction.batch import Row, score
 from pneumonia.prediction.paths import find_paths
 from pneumonia.prediction.rows import open_writer
 from pneumonia.tracking.models import LoadedModel
-from pneumonia.tracking.runs import parent_run
+from pneumonia.tracking.runs import NewRun, parent_run
 from pneumonia.tracking.store import choose_experiment
 
 
@@ -124,7 +124,7 @@ def log_prediction(
     output: Path | None,
     counts: PredictionCounts,
     *,
-    experiment_name: str = "Default",
+    experiment_name: str | None = None,
 ) -> str:
     """Log a batch as an MLflow run that is linked to the model: its counts, and its rows.
 
@@ -133,7 +133,7 @@ def log_prediction(
         images: What was classified, as ``predict_to_file`` took it.
         output: The file with the rows, if there is one.
         counts: What ``predict_to_file`` returned.
-        experiment_name: MLflow experiment to log to.
+        experiment_name: MLflow experiment to log to, as ``train`` takes it.
 
     Returns:
         Id of the run.
@@ -141,8 +141,9 @@ def log_prediction(
     Raises:
         TrackingError: The store does not answer.
     """
-    choose_experiment(experiment_name)
-    with parent_run(f"predict-{model.config.network}", {"kind": "predict"}) as run:
+    experiment_id = choose_experiment(experiment_name)
+    new = NewRun(f"predict-{model.config.network}", {"kind": "predict"}, experiment_id)
+    with parent_run(new) as run:
         run.log_parameters({"model_uri": model.uri, "paths": " ".join(map(str, images))})
         run.log_metrics({f"count/{key}": count for key, count in counts.results.items()})
         run.tag({"model_uri": model.uri, "model.run_id": model.run_id or ""})

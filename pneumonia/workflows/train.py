@@ -22,7 +22,7 @@ from pneumonia.tracking.run_config import (
     log_run_config,
     run_config_to_resume,
 )
-from pneumonia.tracking.runs import Run, continue_run, run_context, start_run
+from pneumonia.tracking.runs import NewRun, Run, continue_run, find_run, run_context, start_run
 from pneumonia.tracking.store import choose_experiment, connect
 from pneumonia.training import loop
 from pneumonia.training.device import choose_engine
@@ -42,7 +42,7 @@ def train(
     resume: bool = False,
     register: bool = True,
     tracking_uri: str | None = None,
-    experiment_name: str = "Default",
+    experiment_name: str | None = None,
     progress: Progress | None = None,
     on_run: OnRun | None = None,
     **settings: Any,
@@ -56,7 +56,8 @@ def train(
         resume: Whether to continue the study.
         register: Whether to register the winner.
         tracking_uri: MLflow tracking URI; then ``MLFLOW_TRACKING_URI``; then ``./mlflow.db``.
-        experiment_name: MLflow experiment to log to.
+        experiment_name: MLflow experiment to log to; then ``MLFLOW_EXPERIMENT_ID``; then
+            ``MLFLOW_EXPERIMENT_NAME``; then ``Default``.
         progress: Called with the number of images decoded so far, and of all.
         on_run: Called with the id of the MLflow run as soon as there is one.
         **settings: Settings by name, such as ``data``, ``epochs`` and ``trials``: those of
@@ -86,9 +87,15 @@ def train(
         run_config = run_config.as_search()
     if torchrun_ranks().is_first:
         connect(tracking_uri)
-        choose_experiment(experiment_name)
     start = "join" if join else "resume" if resume else "begin"
-    return _run(run_config, start, jobs=jobs, progress=progress, on_run=on_run)
+    return _run(
+        run_config,
+        start,
+        experiment_name=experiment_name,
+        jobs=jobs,
+        progress=progress,
+        on_run=on_run,
+    )
 
 
 def resume_run(
@@ -130,6 +137,7 @@ def _run(
     start: str,
     *,
     run_id: str = "",
+    experiment_name: str | None = None,
     jobs: int,
     progress: Progress | None,
     on_run: OnRun | None,
@@ -140,30 +148,41 @@ def _run(
     if not ranks.is_first:
         _train_as_follower(run_config)
         return None
+    # Before the images are decoded: a wrong name is told at once.
+    experiment_id = find_run(run_id).experiment_id if run_id else choose_experiment(experiment_name)
     data = load_data(run_config.experiment, progress, quiet=bool(run_id) and start == "join")
     on_run = on_run or (lambda _run_id: None)
+    new = _new_run(run_config, data, experiment_id)
     if run_config.searching:
-        result = _search(run_config, data, start, run_id, jobs, progress, on_run)
+        result = _search(run_config, data, start, new, run_id, jobs, progress, on_run)
         if result is None:
             log.info("The timeout has passed; other workers continue the study.")
         return result
-    return _train_once(run_config, data, run_id, progress, on_run)
+    return _train_once(run_config, data, new, run_id, progress, on_run)
+
+
+def _new_run(run_config: RunConfig, data: DataSet, experiment_id: str) -> NewRun:
+    network, search = run_config.experiment.training.network, run_config.search
+    if run_config.searching:
+        tags = {"network": network, "kind": "search", "study": search.study}
+        return NewRun(f"{network}-{data.name}-x{search.trials}", tags, experiment_id)
+    tags = {"network": network, "kind": "train", "world_size": str(torchrun_ranks().size)}
+    return NewRun(f"{network}-{data.name}", tags, experiment_id)
 
 
 def _train_once(
-    run_config: RunConfig, data: DataSet, run_id: str, progress: Progress | None, on_run: OnRun
+    run_config: RunConfig,
+    data: DataSet,
+    new: NewRun,
+    run_id: str,
+    progress: Progress | None,
+    on_run: OnRun,
 ) -> TrainingResult:
     training = run_config.experiment.training
     device = choose_engine(training.device, training.precision).device
     # All ranks join before the run is created: if one cannot, no run is left behind.
     with joined(device) as ranks:
-        if run_id:
-            run = continue_run(run_id, alone=True)
-        else:
-            run = start_run(
-                f"{training.network}-{data.name}",
-                {"network": training.network, "kind": "train", "world_size": str(ranks.size)},
-            )
+        run = continue_run(run_id, alone=True) if run_id else start_run(new)
         on_run(run.id)
         try:
             with run.local.alone(), run_context(run):
@@ -218,20 +237,18 @@ def _search(
     run_config: RunConfig,
     data: DataSet,
     start: str,
+    new: NewRun,
     run_id: str,
     jobs: int,
     progress: Progress | None,
     on_run: OnRun,
 ) -> TrainingResult | None:
-    training, search = run_config.experiment.training, run_config.search
-    name = f"{training.network}-{data.name}-x{search.trials}"
-    tags = {"network": training.network, "kind": "search", "study": search.study}
     if start == "resume":
-        opened = session.resume(run_config, data, name, tags, run_id)
+        opened = session.resume(run_config, data, new, run_id)
     elif start == "join":
-        opened = session.join(run_config, data, name, tags)
+        opened = session.join(run_config, data, new)
     else:
-        opened = session.begin(run_config, data, name, tags)
+        opened = session.begin(run_config, data, new)
     on_run(opened.run.id)
     try:
         if jobs > 1:
