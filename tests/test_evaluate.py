@@ -31,7 +31,7 @@ def model(trained: SimpleNamespace) -> LoadedModel:
 @pytest.fixture
 def run_evaluate(trained: SimpleNamespace, run_cli: Cli) -> Cli:
     def run(*arguments: object) -> Result:
-        store = ("--tracking-uri", trained.tracking_uri)
+        store = ("--tracking-uri", trained.tracking_uri, "--experiment-name", "evaluations")
         return run_cli("evaluate", "--model-uri", URI, *arguments, *store)
 
     return run
@@ -40,7 +40,8 @@ def run_evaluate(trained: SimpleNamespace, run_cli: Cli) -> Cli:
 def run_of(result: Result, trained: SimpleNamespace) -> Run:
     assert result.exit_code == 0, result.stderr
     client = mlflow.MlflowClient(trained.tracking_uri)
-    runs = client.search_runs(["0"], "tags.kind = 'evaluate'", order_by=["start_time DESC"])
+    experiment = client.get_experiment_by_name("evaluations")
+    runs = client.search_runs([experiment.experiment_id])
     return next(run for run in runs if run.info.run_id in result.stdout + result.stderr)
 
 

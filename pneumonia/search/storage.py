@@ -1,7 +1,6 @@
 """Where studies are stored: Optuna's own storages, opened so that many workers may share them."""
 
 import logging
-import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,13 @@ from optuna.storages.journal import JournalFileBackend
 from sqlalchemy.engine import Dialect
 from sqlalchemy.event import listen
 from sqlalchemy.exc import IntegrityError, ProgrammingError
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception_type,
+    stop_after_delay,
+    wait_fixed,
+)
 
 from pneumonia.errors import PneumoniaError, UsageError
 from pneumonia.search.queue import TrialQueue
@@ -112,21 +118,20 @@ def _with_heartbeat(url: str, *, skip_table_creation: bool = False) -> RDBStorag
 
 def _connect_patiently(dialect: Dialect, _record: Any, arguments: Any, options: Any) -> Any:
     """Connect to a database, and wait for one that is away as long as patience lasts."""
-    deadline = time.monotonic() + patience()
-    said = False
-    while True:
-        try:
-            return dialect.connect(*arguments, **options)
-        except dialect.loaded_dbapi.OperationalError as error:
-            if time.monotonic() > deadline:
-                raise
-            if not said:
-                log.warning(
-                    "the study storage does not answer (%s): waiting for it",
-                    str(error).splitlines()[0],
-                )
-            said = True
-            time.sleep(1)
+    attempts = Retrying(
+        retry=retry_if_exception_type(dialect.loaded_dbapi.OperationalError),
+        wait=wait_fixed(1),
+        stop=stop_after_delay(patience()),
+        before_sleep=_warn_once,
+        reraise=True,
+    )
+    return attempts(dialect.connect, *arguments, **options)
+
+
+def _warn_once(attempt: RetryCallState) -> None:
+    if attempt.attempt_number == 1 and attempt.outcome is not None:
+        reason = str(attempt.outcome.exception()).splitlines()[0]
+        log.warning("the study storage does not answer (%s): waiting for it", reason)
 
 
 def _create_study_tables(database: Path) -> None:

@@ -1,13 +1,13 @@
 """Optuna studies: what is searched, with which sampler and pruner, and who may join."""
 
 import json
-import time
 from collections.abc import Mapping
 from typing import Any
 
 import optuna
 from optuna.exceptions import DuplicatedStudyError
 from optuna.storages import BaseStorage
+from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
 
 from pneumonia.config.experiment import Experiment
 from pneumonia.config.search import SearchSettings
@@ -92,12 +92,20 @@ def await_ready(study: optuna.Study) -> bool:
     Returns:
         Whether it is ready; otherwise its creator has died on the way.
     """
-    deadline = time.monotonic() + _SECONDS_TO_PREPARE
-    while not study.user_attrs.get(RUN):
-        if is_alive(study.user_attrs) is False or time.monotonic() > deadline:
-            return False
-        time.sleep(0.5)
-    return True
+    looks = Retrying(
+        retry=retry_if_result(lambda ready: ready is None),
+        wait=wait_fixed(0.5),
+        stop=stop_after_delay(_SECONDS_TO_PREPARE),
+        retry_error_callback=lambda _attempt: False,
+    )
+    return bool(looks(_is_ready, study))
+
+
+def _is_ready(study: optuna.Study) -> bool | None:
+    """Whether the study is ready; None while its creator may still be at work."""
+    if study.user_attrs.get(RUN):
+        return True
+    return False if is_alive(study.user_attrs) is False else None
 
 
 def half_made(study: optuna.Study) -> bool:

@@ -22,6 +22,7 @@ import requests
 from filelock import FileLock
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
+from tenacity import Retrying, retry_if_exception, stop_before_delay, wait_exponential
 
 from pneumonia.errors import TrackingError
 from pneumonia.files import atomic_write
@@ -34,7 +35,7 @@ T = TypeVar("T")
 
 _OUTAGES = {"TEMPORARILY_UNAVAILABLE", "INTERNAL_ERROR", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED"}
 _ANSWERS_OF_AN_OUTAGE = {429, *range(500, 600)}
-_LONGEST_PAUSE = 30.0
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,7 @@ class Entry:
         path.with_suffix(".bin").unlink(missing_ok=True)
 
 
-def is_outage(error: Exception) -> bool:
+def is_outage(error: BaseException) -> bool:
     """Whether an error says that the store is away, and not that it refuses."""
     if isinstance(error, MlflowException):
         return error.error_code in _OUTAGES
@@ -124,24 +125,20 @@ class Outbox:
         Raises:
             TrackingError: The store did not come back.
         """
-        deadline = time.monotonic() + patience()
-        while True:
-            try:
-                self._deliver_waiting()
-                answer = question()
-            except Exception as error:
-                if not is_outage(error):
-                    raise
-                self._away(error)
-                if time.monotonic() + self._pause > deadline:
-                    raise TrackingError(
-                        f"the tracking store {shown_uri()!r} has not come back: "
-                        f"{_first_line(error)}"
-                    ) from error
-                time.sleep(self._pause)
-            else:
-                self._back()
-                return answer
+        attempts = Retrying(
+            retry=retry_if_exception(is_outage),
+            wait=wait_exponential(min=_SHORTEST_PAUSE, max=_LONGEST_PAUSE),
+            stop=stop_before_delay(patience()),
+            reraise=True,
+        )
+        try:
+            return attempts(lambda: self._deliver_and_ask(question))
+        except Exception as error:
+            if not is_outage(error):
+                raise
+            raise TrackingError(
+                f"the tracking store {shown_uri()!r} has not come back: {_first_line(error)}"
+            ) from error
 
     def flush(self, *, wait: bool = False) -> bool:
         """Try to deliver what waits; with ``wait``, as long as patience lasts.
@@ -149,19 +146,29 @@ class Outbox:
         Returns:
             Whether nothing waits any more.
         """
-        deadline = time.monotonic() + (patience() if wait else 0)
-        while self._waiting:
-            try:
-                self._deliver_waiting()
-                self._back()
-            except Exception as error:
-                if not is_outage(error):
-                    raise
-                self._away(error)
-                if time.monotonic() + self._pause > deadline:
-                    return False
-                time.sleep(self._pause)
+        if not self._waiting:
+            return True
+        try:
+            if wait:
+                self.ask(lambda: None)
+            else:
+                self._deliver_and_ask(lambda: None)
+        except Exception as error:
+            if not (is_outage(error) or isinstance(error, TrackingError)):
+                raise
+            return False
         return True
+
+    def _deliver_and_ask(self, question: Callable[[], T]) -> T:
+        try:
+            self._deliver_waiting()
+            answer = question()
+        except Exception as error:
+            if is_outage(error):
+                self._away(error)
+            raise
+        self._back()
+        return answer
 
     def adopt(self, run_id: str) -> None:
         """Take over what another process could not deliver for a run."""
@@ -224,7 +231,7 @@ class Outbox:
                 shown_uri(),
                 _first_line(error),
             )
-        self._pause = min(_LONGEST_PAUSE, max(1.0, 2 * self._pause))
+        self._pause = min(_LONGEST_PAUSE, max(_SHORTEST_PAUSE, 2 * self._pause))
         self._next_try = time.monotonic() + self._pause
 
     def _back(self) -> None:

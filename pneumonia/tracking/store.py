@@ -2,7 +2,6 @@
 
 import os
 import sqlite3
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -15,6 +14,7 @@ from mlflow.entities import Experiment, LifecycleStage
 from mlflow.exceptions import MlflowException
 from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_fixed
 
 from pneumonia.errors import TrackingError
 from pneumonia.tracking.paging import search_all
@@ -64,14 +64,15 @@ def connect(tracking_uri: str | None = None) -> str:
 def while_others_create(open_database: Callable[[], T], *collisions: type[Exception]) -> T:
     """Open a database on a server, whose tables several processes may be creating at this moment.
 
-    Only one can: the slower ones fail with ``collisions``, and come again.
+    Only one can: the slower ones fail with ``collisions``, and are tried again.
     """
-    for _ in range(_ATTEMPTS_TO_CREATE - 1):
-        try:
-            return open_database()
-        except collisions:
-            time.sleep(1)
-    return open_database()
+    attempts = Retrying(
+        retry=retry_if_exception_type(collisions),
+        wait=wait_fixed(1),
+        stop=stop_after_attempt(_ATTEMPTS_TO_CREATE),
+        reraise=True,
+    )
+    return attempts(open_database)
 
 
 def _is_server_database(uri: str) -> bool:
