@@ -17,6 +17,7 @@ TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 # So low a rate that rounding stays rounding: at 0.001 these few images take one process with one
 # thread, and with two, to different networks.
 QUICK = ("--image-size", 32, "--batch-size", 8, "--precision", "fp32", "--learning-rate", 1e-6)
+SMALL = (*QUICK, "--network", "simple_cnn")
 
 
 def start(folder: Path, *arguments: object) -> subprocess.Popen[str]:
@@ -96,7 +97,7 @@ def test_ranks_are_exact_and_stop_and_continue_together(workplace: Path, xrays: 
 
 
 def test_a_failing_rank_fails_the_run_with_its_reason(workplace: Path, xrays: Path) -> None:
-    process = start(workplace, WORKER, "fail", "train", "--data", xrays, *QUICK, "--epochs", 9)
+    process = start(workplace, WORKER, "fail", "train", "--data", xrays, *SMALL, "--epochs", 9)
     _, stderr = finish(process)  # it does not hang
     assert process.returncode == 1
     assert "Error: unexpected ValueError: its cable is loose" in stderr
@@ -107,7 +108,7 @@ def test_a_failing_rank_fails_the_run_with_its_reason(workplace: Path, xrays: Pa
 
 
 def test_a_signal_to_torchrun_ends_the_run_as_killed(workplace: Path, xrays: Path) -> None:
-    process = start(workplace, "-m", "pneumonia", "train", "--data", xrays, *QUICK, "--epochs", 999)
+    process = start(workplace, "-m", "pneumonia", "train", "--data", xrays, *SMALL, "--epochs", 999)
     assert process.stderr is not None
     for line in process.stderr:
         if "epoch 1/999" in line:

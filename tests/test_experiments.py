@@ -16,7 +16,7 @@ from pneumonia.config.experiment import experiment_files, load_experiment
 from pneumonia.errors import UsageError
 
 Cli = Callable[..., Result]
-QUICK = ("--epochs", "1", "--image-size", "32", "--batch-size", "8")
+QUICK = ("--epochs", "1", "--image-size", "32", "--batch-size", "8", "--network", "simple_cnn")
 
 
 def client_at(folder: Path) -> mlflow.MlflowClient:
@@ -65,7 +65,7 @@ def test_a_search_keeps_every_trial_and_scores_only_the_winner_on_test(
     runs = client.search_runs(["0"])
     children = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
     (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
-    assert {child.info.run_name for child in children} == {f"resnet34-t00{n}" for n in range(3)}
+    assert {child.info.run_name for child in children} == {f"simple_cnn-t00{n}" for n in range(3)}
     assert {child.data.tags["trial.state"] for child in children} == {"complete"}
     assert not any(key.startswith("test/") for child in children for key in child.data.metrics)
     assert "test/auc" in parent.data.metrics
@@ -133,9 +133,9 @@ def test_a_failing_trial_is_recorded_and_does_not_end_the_study(
         for run in client_at(workplace).search_runs(["0"])
         if "mlflow.parentRunId" in run.data.tags
     }
-    assert states["resnet34-t000"] == ("FAILED", "failed")
-    assert states["resnet34-t001"] == ("FAILED", "failed")
-    assert states["resnet34-t002"] == ("FINISHED", "complete")
+    assert states["simple_cnn-t000"] == ("FAILED", "failed")
+    assert states["simple_cnn-t001"] == ("FAILED", "failed")
+    assert states["simple_cnn-t002"] == ("FINISHED", "complete")
     assert "trial 0 failed: training loss is nan" in result.stderr
     assert "trial 1 failed: validation auc was never a number" in result.stderr
 

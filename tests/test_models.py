@@ -235,8 +235,8 @@ def test_maps_point_at_what_was_learnt() -> None:
     settings = TrainingSettings(
         network="simple_cnn",
         image_size=64,
-        epochs=8,
-        batch_size=16,
+        epochs=4,
+        batch_size=8,
         learning_rate=3e-4,
         augmentation=0.0,
         precision="fp32",
