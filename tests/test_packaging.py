@@ -83,13 +83,7 @@ def mlflow_run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str
 
 
 def quick(**more: str) -> list[str]:
-    parameters = {
-        "network": "simple_cnn",
-        "epochs": "1",
-        "image_size": "32",
-        "batch_size": "8",
-        **more,
-    }
+    settings = {"network": "simple_cnn", "epochs": "1", "image_size": "32", "batch_size": "8"}
     return [part for key, value in (settings | more).items() for part in ("-P", f"{key}={value}")]
 
 
