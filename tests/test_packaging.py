@@ -113,8 +113,10 @@ def test_a_failing_child_fails_the_run(workplace: Path) -> None:
 
 def test_three_processes_may_start_at_once_on_an_empty_folder(empty_folder: Path) -> None:
     code = (
-        "from pneumonia.tracking.store import connect, choose_experiment; import mlflow;"
-        "connect(); choose_experiment('together'); mlflow.start_run(); mlflow.end_run()"
+        "from pneumonia.tracking.store import connect, choose_experiment\n"
+        "from pneumonia.tracking.runs import NewRun, parent_run\n"
+        "connect()\n"
+        "with parent_run(NewRun('one', {}, choose_experiment('together'))): pass"
     )
     processes = [
         subprocess.Popen([sys.executable, "-c", code], cwd=empty_folder, stderr=subprocess.PIPE)
