@@ -101,6 +101,7 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The file of a tracking store without runs: to be copied, which is quicker than making one."""
     folder = tmp_path_factory.mktemp("empty")
     connect(f"sqlite:///{folder}/mlflow.db")
+    _forget_store()  # else another fixture's model is registered in this one
     return folder / "mlflow.db"
 
 

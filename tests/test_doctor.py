@@ -174,9 +174,7 @@ def test_trials_of_dead_workers_wait_again(place: Place, studies: str, dead: Tag
     queue = begun_study("night", studies, "0", trials=4)
     lost, own, theirs = (take_as(queue, tags) for tags in (dead, this_process(), ELSEWHERE))
     report = place.doctor(code=3)
-    assert (
-        f"left    trial {lost.number} of 'night' was left by process {dead['process.id']}" in report
-    )
+    assert f"left    trial {lost.number} of 'night': process {dead['process.id']}" in report
     assert "note    trial 2 of 'night' is worked on by process 1 on another-machine" in report
     assert "fixed   trial 0 of 'night'" in place.doctor("--fix", code=0)
     assert [trial.number for trial in queue.running()] == [own.number, theirs.number]
@@ -214,7 +212,7 @@ def test_a_trial_of_another_machine_is_run_again_once_its_heartbeat_is_long_past
     assert queue.study.trials[trial.number].state == TrialState.FAIL
 
 
-def test_a_study_that_was_left_half_made_is_deleted_and_another_program_s_is_not(
+def test_a_study_whose_creation_died_is_deleted_and_another_program_s_is_not(
     place: Place, studies: str, dead: Tags
 ) -> None:
     for name, tags in (("half", dead), ("preparing", this_process()), ("theirs", ELSEWHERE)):
@@ -223,11 +221,12 @@ def test_a_study_that_was_left_half_made_is_deleted_and_another_program_s_is_not
             study.set_user_attr(key, value)
     optuna.create_study(study_name="foreign", storage=studies).ask()
     report = place.doctor(code=3)
-    assert "left    study 'half' was left half made by process" in report
-    assert "note    study 'preparing' is being made ready" in report
+    assert f"left    process {dead['process.id']} on" in report
+    assert "did not finish creating study 'half'; --fix: delete it" in report
+    assert "note    study 'preparing' is being created" in report
     assert "note    study 'theirs' is not ready" in report
     assert "foreign" not in report
-    assert "fixed   study 'half'" in place.doctor("--fix", code=0)
+    assert "creating study 'half'; deleted" in place.doctor("--fix", code=0)
     assert optuna.get_all_study_names(studies) == ["preparing", "theirs", "foreign"]
 
 
@@ -245,13 +244,13 @@ def test_a_search_is_not_left_while_somebody_works_on_its_study(
     )
     queue = begun_study("night", studies, run_id)
     trial = take_as(queue, ELSEWHERE)
-    assert "has died: others go on with its study" in place.doctor("--fix", code=0)
+    assert "has died; other workers continue its study" in place.doctor("--fix", code=0)
     assert place.status(run_id) == "RUNNING"
     queue.study.tell(trial, 0.5)
     take_as(queue, dead)
     report = place.doctor("--fix", code=0)
     assert "fixed   trial 1 of 'night'" in report
-    assert f"marked KILLED; 'pneumonia train --resume {run_id}' goes on with it" in report
+    assert f"marked KILLED; 'pneumonia train --resume {run_id}' resumes it" in report
     assert place.status(run_id) == "KILLED"
     assert LocalState(run_id).run_config.exists()
 
@@ -287,12 +286,12 @@ def test_what_is_kept_is_removed_once_nobody_can_need_it(
     assert kept["stopped"].checkpoint.exists()
     assert not torn.exists()
     assert elsewhere.folder.exists()
-    assert f"run {'2' * 32} was deleted; process 1 on another-machine kept it" in report
+    assert f"run {'2' * 32} was deleted; it belongs to process 1 on another-machine" in report
     assert LocalState("2" * 32).checkpoint.exists()
     assert "left  " not in place.doctor(code=0)
 
 
-def test_what_was_taken_up_meanwhile_is_not_mended(
+def test_what_was_resumed_meanwhile_is_not_removed(
     place: Place, dead: Tags, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_id = place.run(dead)
@@ -322,7 +321,7 @@ def test_what_waits_to_be_delivered_is_told_and_kept(
     assert place.client.get_run(run_id).data.tags["late"] == "yes"
 
 
-def test_a_run_that_is_taken_up_never_looks_left(
+def test_a_run_that_is_resumed_never_looks_stale(
     place: Place, dead: Tags, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_id = place.run(dead)

@@ -108,7 +108,7 @@ def test_a_store_that_refuses_is_not_a_store_that_is_away(monkeypatch: pytest.Mo
 def test_a_new_run_waits_for_the_store_no_longer_than_patience(store: Store) -> None:
     run = start_run(NewRun("parent", {}, "0"))
     store.away = True
-    with pytest.raises(TrackingError, match="has not come back: unplugged"):
+    with pytest.raises(TrackingError, match="does not answer: unplugged"):
         run.child("child", {})
 
 

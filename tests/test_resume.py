@@ -191,7 +191,7 @@ def test_a_stopped_run_goes_on_in_the_same_run(
 
     again = run_cli("train", "--resume", run.info.run_id)
     assert again.exit_code == 2
-    assert "has ended well" in again.stderr
+    assert "has finished" in again.stderr
 
 
 @pytest.mark.usefixtures("state")

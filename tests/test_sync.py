@@ -118,7 +118,7 @@ def test_a_store_that_falls_silent_midway_loses_and_doubles_nothing(
     assert cut.exit_code == 1
     assert len(cut.stderr.splitlines()) == 1
     assert f"at run {run.id}, {answers - 1} of 8 delivered (unplugged)" in cut.stderr
-    assert "what waits is kept" in cut.stderr
+    assert "the waiting entries are kept" in cut.stderr
     store.away = False
     assert run_cli("sync").exit_code == 0
     assert store.steps(run) == [1, 2, 3, 4, 5]

@@ -5,7 +5,6 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -26,93 +25,6 @@ _AN_HOUR = 3600
 """Seconds; an image of the demo set is drawn in less than one."""
 
 
-@dataclass(frozen=True, slots=True)
-class UnfinishedCache(Issue):
-    """A folder that a process was filling with decoded images when it died."""
-
-    folder: Path
-    target: Path
-
-    @property
-    def text(self) -> str:
-        return (
-            f"cache {str(self.folder)!r} ({format_size(size_of(self.folder))}) was never finished"
-        )
-
-    @property
-    def remedy(self) -> str:
-        return "remove it"
-
-    def fix(self) -> str:
-        with _holding_lock_of(self.target):
-            if self.folder == self.target and is_whole(self.target):
-                return "another process has built it anew"
-            return _removed(self.folder)
-
-
-@dataclass(frozen=True, slots=True)
-class UnfinishedDemoSet(Issue):
-    """A folder that a process was filling with synthetic X-rays when it died."""
-
-    folder: Path
-
-    @property
-    def text(self) -> str:
-        size = format_size(size_of(self.folder))
-        return f"demo set {str(self.folder)!r} ({size}) was never finished"
-
-    @property
-    def remedy(self) -> str:
-        return "remove it"
-
-    def fix(self) -> str:
-        return _removed(self.folder)
-
-
-@dataclass(frozen=True, slots=True)
-class UnusedLock(Issue):
-    """The lock of a cache that is not there, held by nobody."""
-
-    target: Path
-
-    @property
-    def text(self) -> str:
-        return f"lock {str(_lock_of(self.target))!r} locks nothing, and nobody holds it"
-
-    @property
-    def remedy(self) -> str:
-        return "remove it"
-
-    def fix(self) -> str:
-        with _holding_lock_of(self.target):
-            return "removed"
-
-
-@dataclass(frozen=True, slots=True)
-class OldCache(Issue):
-    """A finished cache that does not fit under the size limit beside those used after it."""
-
-    folder: Path
-    limit: int
-
-    @property
-    def text(self) -> str:
-        return (
-            f"cache {str(self.folder)!r} ({format_size(size_of(self.folder))}) is over the limit "
-            f"of {format_size(self.limit)} for all caches"
-        )
-
-    @property
-    def remedy(self) -> str:
-        return "remove it, the least recently used first"
-
-    def fix(self) -> str:
-        with _holding_lock_of(self.folder):
-            if _is_mapped(self.folder):
-                return "kept: a process is using it"
-            return _removed(self.folder)
-
-
 def check_caches(limit: int = DEFAULT_LIMIT) -> Section:
     """Look through the folder of caches.
 
@@ -131,30 +43,73 @@ def check_caches(limit: int = DEFAULT_LIMIT) -> Section:
             if _is_held(target):
                 building += 1
             else:
-                found.append(UnfinishedCache(entry, target))
+                found.append(_unfinished_cache(entry, target))
         elif _TARGET.fullmatch(entry.name) and not is_whole(entry) and not _is_held(entry):
-            found.append(UnfinishedCache(entry, entry))
+            found.append(_unfinished_cache(entry, entry))
         elif _DRAWING.fullmatch(entry.name) and time.time() - _last_change(entry) > _AN_HOUR:
-            found.append(UnfinishedDemoSet(entry))
+            found.append(_unfinished_demo_set(entry))
         elif entry.suffix == ".lock" and _TARGET.fullmatch(entry.stem):
             # That of a finished cache stays: it is taken again should the cache be built anew.
             target = folder / entry.stem
             if not target.exists() and not _is_held(target):
-                found.append(UnusedLock(target))
+                found.append(_unused_lock(target))
     found += _over_limit(folder, limit)
     if building:
         found.append(Remark(Mark.NOTE, f"caches being built at this moment: {building:,}"))
     return Section("Caches", found)
 
 
-def _over_limit(folder: Path, limit: int) -> Iterator[OldCache]:
+def _unfinished_cache(folder: Path, target: Path) -> Issue:
+    """A folder that a process was filling with decoded images when it died."""
+
+    def fix() -> str:
+        with _holding_lock_of(target):
+            if folder == target and is_whole(target):
+                return "another process has built it anew"
+            return _removed(folder)
+
+    text = f"cache {str(folder)!r} ({format_size(size_of(folder))}) was never finished"
+    return Issue(text, "remove it", fix)
+
+
+def _unfinished_demo_set(folder: Path) -> Issue:
+    """A folder that a process was filling with synthetic X-rays when it died."""
+    text = f"demo set {str(folder)!r} ({format_size(size_of(folder))}) was never finished"
+    return Issue(text, "remove it", lambda: _removed(folder))
+
+
+def _unused_lock(target: Path) -> Issue:
+    """The lock of a cache that is not there, held by nobody."""
+
+    def fix() -> str:
+        with _holding_lock_of(target):
+            return "removed"
+
+    return Issue(f"lock {str(_lock_of(target))!r} locks nothing", "remove it", fix)
+
+
+def _old_cache(folder: Path, limit: int) -> Issue:
+    """A finished cache that does not fit under the size limit beside those used after it."""
+
+    def fix() -> str:
+        with _holding_lock_of(folder):
+            return "kept: a process is using it" if _is_mapped(folder) else _removed(folder)
+
+    text = (
+        f"cache {str(folder)!r} ({format_size(size_of(folder))}) is over the limit of "
+        f"{format_size(limit)} for all caches"
+    )
+    return Issue(text, "remove it, the least recently used first", fix)
+
+
+def _over_limit(folder: Path, limit: int) -> Iterator[Issue]:
     """Yield the caches used longest ago, not in use now, that the limit leaves no room for."""
     caches = [e for e in folder.glob("?" * 24) if _TARGET.fullmatch(e.name) and is_whole(e)]
     total = 0
     for cache in sorted(caches, key=lambda cache: cache.stat().st_mtime, reverse=True):
         total += size_of(cache)
         if total > limit and not _is_held(cache) and not _is_mapped(cache):
-            yield OldCache(cache, limit)
+            yield _old_cache(cache, limit)
 
 
 def _is_mapped(cache: Path) -> bool:

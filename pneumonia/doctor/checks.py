@@ -1,7 +1,6 @@
-"""What the doctor finds: remarks, and leftovers that can fix themselves."""
+"""What the doctor finds: remarks, and issues that it can fix."""
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -27,29 +26,20 @@ class Remark:
     text: str
 
 
-class Issue(ABC):
-    """Something that a dead process left behind."""
+@dataclass(frozen=True, slots=True)
+class Issue:
+    """Something that a dead process left behind.
 
-    @property
-    @abstractmethod
-    def text(self) -> str:
-        """What it is, in one line."""
+    Attributes:
+        text: What it is, in one line.
+        remedy: What ``fix`` would do, in a few words.
+        fix: Fixes it unless a process uses it by now, and returns what was done, in a few words.
+            Raises PneumoniaError or OSError where that fails.
+    """
 
-    @property
-    @abstractmethod
-    def remedy(self) -> str:
-        """What mending does, in a few words."""
-
-    @abstractmethod
-    def fix(self) -> str:
-        """Mend it, unless somebody works on it by now.
-
-        Returns:
-            What was done, in a few words.
-
-        Raises:
-            PneumoniaError, OSError: It could not be done.
-        """
+    text: str
+    remedy: str
+    fix: Callable[[], str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +50,7 @@ class Section:
     found: Sequence[Remark | Issue]
 
     def remarks(self, *, fix: bool) -> Iterator[Remark]:
-        """Each finding as it is to be remarks; with ``fix``, leftovers are fixed on the way."""
+        """Each finding as a remark; with ``fix``, issues are fixed on the way."""
         for finding in self.found:
             if isinstance(finding, Remark):
                 yield finding
@@ -70,11 +60,11 @@ class Section:
                 yield _fixed(finding)
 
 
-def _fixed(leftover: Issue) -> Remark:
+def _fixed(issue: Issue) -> Remark:
     try:
-        return Remark(Mark.FIXED, f"{leftover.text}; {leftover.fix()}")
+        return Remark(Mark.FIXED, f"{issue.text}; {issue.fix()}")
     except (PneumoniaError, OSError) as error:
-        return Remark(Mark.LEFT, f"{leftover.text}; not fixed: {error}")
+        return Remark(Mark.LEFT, f"{issue.text}; not fixed: {error}")
 
 
 def size_of(path: Path) -> int:

@@ -17,8 +17,8 @@ def examine(
 ) -> Iterator[Section]:
     """Look at the installation and at what was left behind.
 
-    A section is made once the one before it was remarks, and its leftovers fixed: what became of
-    trials decides about their runs, and what became of runs about what is kept for them.
+    A section is made after the one before it was shown and fixed: the state of trials decides
+    about their runs, and the state of runs about the files kept for them.
 
     Args:
         tracking_uri: As given by the user, or None.

@@ -8,6 +8,7 @@ import psutil
 import torch
 from torch import nn
 
+from pneumonia.cores import available_cores
 from pneumonia.data.cache import default_folder
 from pneumonia.data.demo import DEMO_FOLDER
 from pneumonia.doctor.checks import Mark, Remark, Section, format_size, size_of
@@ -25,14 +26,13 @@ def check_installation() -> Section:
     """Check what does not depend on a server."""
     installed = ", ".join(f"{k.removeprefix('version.')} {v}" for k, v in versions().items())
     memory = psutil.virtual_memory()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return Section(
         "Installation",
         [
             Remark(Mark.WRONG if "not installed" in installed else Mark.OK, installed),
             Remark(
                 Mark.OK,
-                f"{cores} CPU cores, {format_size(memory.total)} of memory, "
+                f"{available_cores()} CPU cores, {format_size(memory.total)} of memory, "
                 f"{format_size(memory.available)} free",
             ),
             *map(_device, _devices()),

@@ -1,7 +1,6 @@
 """Runs that count as running though their process has died."""
 
 import time
-from dataclasses import dataclass
 
 import optuna
 
@@ -14,37 +13,6 @@ from pneumonia.tracking.lookup import existing_run, runs_at_work
 from pneumonia.tracking.outbox import Entry, kept_entries, outbox
 from pneumonia.tracking.run_config import read_run_config
 from pneumonia.tracking.runs import Run
-
-
-@dataclass(frozen=True, slots=True)
-class LeftRun(Issue):
-    """A run whose process has died."""
-
-    run: Run
-
-    @property
-    def text(self) -> str:
-        return (
-            f"{named(self.run)} counts as running, but {describe_process(self.run.tags)} has died"
-        )
-
-    @property
-    def remedy(self) -> str:
-        return "mark it KILLED, and keep what it logged"
-
-    def fix(self) -> str:
-        # Looked up again: somebody may have gone on with it since. Should one do so within the
-        # next milliseconds, the mark is overwritten as that process ends the run.
-        run = existing_run(self.run.id)
-        if run is None or run.status != "RUNNING" or is_alive(run.tags) is not False:
-            return "somebody has seen to it by now"
-        tags = {"error": f"{describe_process(run.tags)} died"}
-        if "trial" in run.tags:
-            tags["trial.state"] = "interrupted"
-        end = {"status": "KILLED", "end_time": int(time.time() * 1000)}
-        for entry in (Entry("tags", tags), Entry("status", end)):
-            outbox().deliver(run.id, entry)
-        return f"marked KILLED{how_to_go_on(run)}"
 
 
 def check_runs() -> Section:
@@ -63,10 +31,10 @@ def check_runs() -> Section:
             foreign += 1
         elif alive is None:
             worker = describe_process(run.tags)
-            where = f"{named(run)} is worked on by {worker}, which only that machine can tell"
+            where = f"{named(run)} is worked on by {worker}, which cannot be checked from here"
             found.append(Remark(Mark.NOTE, where))
         else:
-            found.append(_judged(run))
+            found.append(_stale_run(run))
     if working:
         found.append(Remark(Mark.NOTE, f"runs at work on this machine: {working:,}"))
     if foreign:
@@ -80,33 +48,47 @@ def named(run: Run) -> str:
     return f"run {run.id} ({run.name})"
 
 
-def how_to_go_on(run: Run) -> str:
-    """How a run that was stopped is gone on with, as the end of a sentence; empty if it is not."""
+def how_to_resume(run: Run) -> str:
+    """The command that resumes a stopped run, as the end of a sentence; empty if none does."""
     parent = run.tags.get("mlflow.parentRunId")
     if parent and "trial" in run.tags:
-        return f"; its trial goes on with the search, 'pneumonia train --resume {parent}'"
+        return f"; its trial runs again in its search: 'pneumonia train --resume {parent}'"
     try:
         search = read_run_config(run.id).search
         ready = not search.study or _ready(search.study, search.storage)
     except (UsageError, KeyError, TypeError):  # not begun by train, or by another version
         return ""
-    return f"; 'pneumonia train --resume {run.id}' goes on with it" if ready else ""
+    return f"; 'pneumonia train --resume {run.id}' resumes it" if ready else ""
 
 
-def _judged(run: Run) -> Remark | Issue:
+def _stale_run(run: Run) -> Remark | Issue:
+    """What to do about a run whose process has died."""
+    stopped = f"{named(run)} counts as running, but {describe_process(run.tags)} has died"
     if kept_entries(run.id):
-        what = "could not log all it did: 'pneumonia sync' delivers that first"
-        return Remark(Mark.NOTE, f"{named(run)}, whose process has died, {what}")
+        remedy = "'pneumonia sync' first logs what the tracking store has not yet received"
+        return Remark(Mark.NOTE, f"{stopped}; {remedy}")
     if "study" in run.tags and "trial" not in run.tags:
         try:
-            goes_on = _search_goes_on(run)
+            if _search_goes_on(run):
+                return Remark(Mark.NOTE, f"{stopped}; other workers continue its study")
         except (UsageError, KeyError, TypeError) as error:
-            what = f"and its study cannot be looked at ({error}): nothing is done"
-            return Remark(Mark.NOTE, f"{named(run)}, whose last process has died, {what}")
-        if goes_on:
-            what = "others go on with its study"
-            return Remark(Mark.NOTE, f"{named(run)}, whose last process has died: {what}")
-    return LeftRun(run)
+            return Remark(Mark.NOTE, f"{stopped}; left as it is: its study cannot be read: {error}")
+
+    def fix() -> str:
+        # Looked up again: a process may have resumed it since. If one does so within the next
+        # milliseconds, it overwrites this status when it ends the run.
+        now = existing_run(run.id)
+        if now is None or now.status != "RUNNING" or is_alive(now.tags) is not False:
+            return "another process has resumed or ended it by now"
+        tags = {"error": f"{describe_process(now.tags)} died"}
+        if "trial" in now.tags:
+            tags["trial.state"] = "interrupted"
+        end = {"status": "KILLED", "end_time": int(time.time() * 1000)}
+        for entry in (Entry("tags", tags), Entry("status", end)):
+            outbox().deliver(now.id, entry)
+        return f"marked KILLED{how_to_resume(now)}"
+
+    return Issue(stopped, "mark it KILLED, and keep what it logged", fix)
 
 
 def _search_goes_on(run: Run) -> bool:

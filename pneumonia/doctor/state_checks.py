@@ -1,13 +1,12 @@
-"""What runs keep on this machine: needed to go on, still to be delivered, or left over."""
+"""The files that runs keep on this machine: needed to resume, not yet logged, or not needed."""
 
 import shutil
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from pneumonia.doctor.checks import Issue, Mark, Remark, Section, format_size, size_of
-from pneumonia.doctor.run_checks import how_to_go_on, named
+from pneumonia.doctor.run_checks import how_to_resume, named
 from pneumonia.errors import UsageError
 from pneumonia.files import unfinished_writes
 from pneumonia.processes import describe_process, is_alive
@@ -16,57 +15,6 @@ from pneumonia.tracking.lookup import existing_run
 from pneumonia.tracking.outbox import kept_entries
 from pneumonia.tracking.runs import Run
 from pneumonia.tracking.store import without_password
-
-
-@dataclass(frozen=True, slots=True)
-class UnneededState(Issue):
-    """The folder of a run that will not be gone on with."""
-
-    local: LocalState
-    reason: str
-
-    @property
-    def text(self) -> str:
-        size = format_size(size_of(self.local.folder))
-        return f"{str(self.local.folder)!r} ({size}) is of no use: {self.reason}"
-
-    @property
-    def remedy(self) -> str:
-        return "remove it"
-
-    def fix(self) -> str:
-        if not self.local.folder.is_dir():
-            return "it is gone already"
-        with self.local.alone():
-            if _at_work(self.local, existing_run(self.local.run_id)):
-                raise UsageError("a process works on the run by now")
-            # The lock goes with the folder, while we hold it: nobody waits for it, since whoever
-            # finds it held gives up.
-            shutil.rmtree(self.local.folder)
-        return "removed"
-
-
-@dataclass(frozen=True, slots=True)
-class TornFile(Issue):
-    """A file that a process had not finished writing when it died."""
-
-    path: Path
-    local: LocalState
-
-    @property
-    def text(self) -> str:
-        return f"{str(self.path)!r} ({format_size(size_of(self.path))}) was not written to its end"
-
-    @property
-    def remedy(self) -> str:
-        return "remove it"
-
-    def fix(self) -> str:
-        with self.local.alone():
-            if is_alive(self.local.read_owner()):
-                raise UsageError("a process works on the run by now")
-            self.path.unlink(missing_ok=True)
-        return "removed"
 
 
 def check_states(store: str | None) -> Section:
@@ -91,15 +39,14 @@ def check_states(store: str | None) -> Section:
             elsewhere[local.tracking_uri or "a store that is not known"] += 1
             found += _undelivered(local, waiting)
             continue
-        # One that is removed as a whole needs nothing else to be said of it.
-        if unneeded := _unneeded(local, run, waiting):
-            found.append(_unless_shared(unneeded))
+        if reason := _why_unneeded(local, run, waiting):
+            found.append(_unneeded_state(local, reason))
             continue
         found += _undelivered(local, waiting)
-        found += [TornFile(path, local) for path in _torn(local)]
-        if run is not None and run.status != "FINISHED" and _can_go_on(local):
+        found += [_partial_file(path, local) for path in _partial_files(local)]
+        if run is not None and run.status != "FINISHED" and _can_resume(local):
             what = f"{named(run)} was stopped, and keeps {format_size(size_of(local.folder))}"
-            found.append(Remark(Mark.NOTE, what + how_to_go_on(run)))
+            found.append(Remark(Mark.NOTE, what + how_to_resume(run)))
     if working:
         found.append(Remark(Mark.NOTE, f"folders of runs at work: {working:,}"))
     for uri, count in sorted(elsewhere.items()):
@@ -116,26 +63,50 @@ def _same(one: str, other: str | None) -> bool:
     return other is not None and one.rstrip("/") == other.rstrip("/")
 
 
-def _can_go_on(local: LocalState) -> bool:
+def _can_resume(local: LocalState) -> bool:
     return local.checkpoint.exists() or local.run_config.exists()
 
 
-def _unneeded(local: LocalState, run: Run | None, waiting: int) -> UnneededState | None:
+def _why_unneeded(local: LocalState, run: Run | None, waiting: int) -> str:
     if run is None:
-        return UnneededState(local, f"run {local.run_id} was deleted")
+        return f"run {local.run_id} was deleted"
     if run.status == "FINISHED" and not waiting:
-        return UnneededState(local, f"{named(run)} has ended well")
-    if run.status != "RUNNING" and not waiting and not _can_go_on(local):
-        return UnneededState(local, f"{named(run)} has ended, and holds nothing to go on with")
-    return None
+        return f"{named(run)} has finished"
+    if run.status != "RUNNING" and not waiting and not _can_resume(local):
+        return f"{named(run)} has ended and cannot be resumed"
+    return ""
 
 
-def _unless_shared(unneeded: UnneededState) -> Remark | Issue:
-    """What another machine keeps in a folder that both use is that machine's to remove."""
-    signature = unneeded.local.read_owner()
-    if signature and is_alive(signature) is None:
-        return Remark(Mark.NOTE, f"{unneeded.text}; {describe_process(signature)} kept it")
-    return unneeded
+def _unneeded_state(local: LocalState, reason: str) -> Remark | Issue:
+    def fix() -> str:
+        if not local.folder.is_dir():
+            return "it is gone already"
+        with local.alone():
+            if _at_work(local, existing_run(local.run_id)):
+                raise UsageError("a process works on the run by now")
+            # The lock goes with the folder, while we hold it: nobody waits for it, since whoever
+            # finds it held gives up.
+            shutil.rmtree(local.folder)
+        return "removed"
+
+    size = format_size(size_of(local.folder))
+    text = f"{str(local.folder)!r} ({size}) is not needed: {reason}"
+    owner = local.read_owner()
+    if owner and is_alive(owner) is None:  # on another machine that shares the folder
+        return Remark(Mark.NOTE, f"{text}; it belongs to {describe_process(owner)}")
+    return Issue(text, "remove it", fix)
+
+
+def _partial_file(path: Path, local: LocalState) -> Issue:
+    def fix() -> str:
+        with local.alone():
+            if is_alive(local.read_owner()):
+                raise UsageError("a process works on the run by now")
+            path.unlink(missing_ok=True)
+        return "removed"
+
+    text = f"{str(path)!r} ({format_size(size_of(path))}) was not written to its end"
+    return Issue(text, "remove it", fix)
 
 
 def _undelivered(local: LocalState, waiting: int) -> Iterator[Remark]:
@@ -144,10 +115,10 @@ def _undelivered(local: LocalState, waiting: int) -> Iterator[Remark]:
         yield Remark(Mark.WRONG, f"{what}; 'pneumonia sync' delivers them")
 
 
-def _torn(local: LocalState) -> list[Path]:
+def _partial_files(local: LocalState) -> list[Path]:
     """Temporary files that a dead process had not finished writing."""
     if is_alive(local.read_owner()) is not False:
         return []
-    torn = unfinished_writes(local.folder) + unfinished_writes(local.outbox)
-    torn += (f for f in local.outbox.glob("*.bin") if not f.with_suffix(".json").exists())
-    return sorted(torn)
+    partial = unfinished_writes(local.folder) + unfinished_writes(local.outbox)
+    partial += (f for f in local.outbox.glob("*.bin") if not f.with_suffix(".json").exists())
+    return sorted(partial)

@@ -1,6 +1,4 @@
-"""Trials that dead workers left running, and studies that were never made ready."""
-
-from dataclasses import dataclass
+"""Trials that dead workers left running, and studies whose creation was not finished."""
 
 import optuna
 from optuna.storages import BaseStorage
@@ -12,53 +10,6 @@ from pneumonia.search.queue import TrialQueue
 from pneumonia.search.storage import queue_of
 from pneumonia.search.study import WINNER, half_made
 from pneumonia.search.trials import number_of, worker_of
-
-
-@dataclass(frozen=True, slots=True)
-class LeftTrial(Issue):
-    """A trial whose worker has died."""
-
-    queue: TrialQueue
-    trial: FrozenTrial
-
-    @property
-    def text(self) -> str:
-        worker = describe_process(worker_of(self.trial))
-        return f"{_named(self.queue.study, self.trial)} was left by {worker}"
-
-    @property
-    def remedy(self) -> str:
-        return "put it back into the queue, for the next worker"
-
-    def fix(self) -> str:
-        self.queue.recover()  # looks again, under the queue's lock, at who is dead
-        return "it waits for the next worker"
-
-
-@dataclass(frozen=True, slots=True)
-class HalfMadeStudy(Issue):
-    """A study whose creator died before there was anything to run."""
-
-    study: optuna.Study
-    storage: BaseStorage
-
-    @property
-    def text(self) -> str:
-        creator = describe_process(self.study.user_attrs)
-        return f"study {self.study.study_name!r} was left half made by {creator}"
-
-    @property
-    def remedy(self) -> str:
-        return "delete it; no trial of it has run"
-
-    def fix(self) -> str:
-        name = self.study.study_name
-        if not half_made(self.study) or is_alive(self.study.user_attrs) is not False:
-            return "another process has made it ready by now"
-        for beside in optuna.get_all_study_names(self.storage):
-            if beside == name or beside.startswith(f"{name}{WINNER}"):
-                optuna.delete_study(study_name=beside, storage=self.storage)
-        return "deleted"
 
 
 def check_studies(storage: BaseStorage, url: str) -> Section:
@@ -74,11 +25,11 @@ def check_studies(storage: BaseStorage, url: str) -> Section:
         if "settings" not in study.user_attrs and WINNER not in name:
             continue  # another program's
         if half_made(study):
-            found.append(_judged(study, storage))
+            found.append(_half_made_study(study, storage))
             continue
         queue = queue_of(study, url)
         left = queue.left()
-        found += [LeftTrial(queue, trial) for trial in left]
+        found += [_stale_trial(queue, trial) for trial in left]
         known = {trial.number for trial in left}
         for trial in queue.running():
             if trial.number not in known:
@@ -88,18 +39,36 @@ def check_studies(storage: BaseStorage, url: str) -> Section:
     return Section("Studies", found)
 
 
-def _judged(study: optuna.Study, storage: BaseStorage) -> Remark | Issue:
+def _stale_trial(queue: TrialQueue, trial: FrozenTrial) -> Issue:
+    def fix() -> str:
+        queue.recover()  # looks again, under the queue's lock, at who is dead
+        return "it waits for the next worker"
+
+    text = f"{_named(queue.study, trial)}: {describe_process(worker_of(trial))} has died"
+    return Issue(text, "put it back into the queue, for the next worker", fix)
+
+
+def _half_made_study(study: optuna.Study, storage: BaseStorage) -> Remark | Issue:
+    name, creator = study.study_name, describe_process(study.user_attrs)
+
+    def fix() -> str:
+        if not half_made(study) or is_alive(study.user_attrs) is not False:
+            return "another process has finished creating it by now"
+        for beside in optuna.get_all_study_names(storage):
+            if beside == name or beside.startswith(f"{name}{WINNER}"):
+                optuna.delete_study(study_name=beside, storage=storage)
+        return "deleted"
+
     alive = is_alive(study.user_attrs)
     if alive is False:
-        return HalfMadeStudy(study, storage)
-    creator = describe_process(study.user_attrs)
-    name = study.study_name
+        text = f"{creator} did not finish creating study {name!r}"
+        return Issue(text, "delete it; no trial of it has run", fix)
     if alive:
-        return Remark(Mark.NOTE, f"study {name!r} is being made ready by {creator}")
+        return Remark(Mark.NOTE, f"study {name!r} is being created by {creator}")
     return Remark(
         Mark.NOTE,
-        f"study {name!r} is not ready, which {creator} knows of; if that has died, --resume with "
-        f"--study {name} goes on with it",
+        f"study {name!r} is not ready: {creator} is creating it; if that process has died, "
+        f"--resume with --study {name} finishes its work",
     )
 
 

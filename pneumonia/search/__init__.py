@@ -1,1 +1,1 @@
-"""Experiments: their files, the Optuna study over their space, and cross-validation."""
+"""Hyperparameter search: an Optuna study, its workers and its winner."""

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 import torch
 
+from pneumonia.cores import available_cores
 from pneumonia.errors import TrainingError
 from pneumonia.search.report import result_of
 from pneumonia.search.session import Search
@@ -21,10 +22,10 @@ log = logging.getLogger(__name__)
 
 
 def launch_workers(search: Search, n_workers: int) -> TrainingResult | None:
-    """Start workers on a search, relay what they say, and wait for them.
+    """Start workers on a search, relay their logs, and wait for them.
 
     Returns:
-        The result; None where their time is over and other workers go on.
+        The result; None where the timeout has passed and other workers continue.
 
     Raises:
         KeyboardInterrupt: After every worker has put its trial back into the queue.
@@ -35,7 +36,7 @@ def launch_workers(search: Search, n_workers: int) -> TrainingResult | None:
         *("--tracking-uri", tracking_uri()),
     ]
     search.run.outbox.flush(wait=True)
-    # Workers end the run, but one that is stopped while it starts knows nothing of it yet.
+    # Workers end the run; but one that is stopped while it starts has not opened it yet.
     with run_context(search.run, shared=search.queue.others_at_work):
         workers = _run_workers(command, n_workers)
         result = result_of(search.queue.study)
@@ -43,13 +44,13 @@ def launch_workers(search: Search, n_workers: int) -> TrainingResult | None:
             codes = ", ".join(str(worker.returncode) for worker in workers)
             raise TrainingError(
                 f"the workers ended with exit codes {codes} before the study had a winner: see "
-                f"above, and go on with 'pneumonia train --resume {search.run.id}'"
+                f"above, and resume with 'pneumonia train --resume {search.run.id}'"
             )
     return result
 
 
 def _run_workers(command: list[str], n_workers: int) -> list[subprocess.Popen[str]]:
-    """Start workers, relay what they say, and wait until they have ended."""
+    """Start workers, relay their logs, and wait until they have ended."""
     workers: list[subprocess.Popen[str]] = []
     relays: list[threading.Thread] = []
     try:
@@ -85,9 +86,8 @@ def share_of_machine(number: int, n_workers: int) -> Mapping[str, str]:
         n_workers: How many share the machine.
     """
     share = {}
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     if "OMP_NUM_THREADS" not in os.environ:
-        share["OMP_NUM_THREADS"] = str(max(1, (cores or 1) // n_workers))
+        share["OMP_NUM_THREADS"] = str(max(1, available_cores() // n_workers))
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     gpus = visible.split(",") if visible else [str(n) for n in range(torch.cuda.device_count())]
     if gpus:
@@ -97,7 +97,7 @@ def share_of_machine(number: int, n_workers: int) -> Mapping[str, str]:
 
 
 def _relay(number: int, worker: subprocess.Popen[str]) -> None:
-    """Say what a worker says."""
+    """Log each line that a worker logs, with its number."""
     assert worker.stderr is not None
     for line in worker.stderr:
         log.info("[%d] %s", number, line.rstrip("\n"))

@@ -2,8 +2,8 @@
 
 All trials are enqueued when the study is made, each with its number as a user attribute; so their
 number is exact, however many workers there are. ``Study.optimize`` takes a trial, sends its
-heartbeat while it runs, and stores how it ended. A trial that its worker left is failed and
-enqueued again, with the same number and parameters, as the next attempt.
+heartbeat while it runs, and stores how it ended. A trial whose worker died or was stopped is
+failed and enqueued again, with the same number and parameters, as the next attempt.
 """
 
 import copy
@@ -43,7 +43,7 @@ _MAX_ATTEMPTS = 20
 _SURPLUS = "surplus"
 
 _HANDOVER = timedelta(seconds=10)
-"""Without a lock: time that a process has to enqueue a trial again after it failed it."""
+"""Without a lock: time within which a process enqueues a trial again after it failed it."""
 
 _SIGNING = timedelta(seconds=60)
 """Without a lock: time that a worker has to write its process to a trial after it took it."""
@@ -171,12 +171,12 @@ class TrialQueue:
             self._lock.acquire()
 
     def unlock(self) -> None:
-        """Let other processes go on; does nothing where this one does not hold the lock."""
+        """Release the lock; does nothing where this process does not hold it."""
         if self._lock:
             self._lock.release()
 
     def recover(self) -> None:
-        """Put the trials that dead workers have left back into the queue.
+        """Put the trials of dead workers back into the queue.
 
         A worker of this machine is known to be dead at once, one of another machine by its missing
         heartbeat, where the storage keeps heartbeats.
@@ -185,14 +185,14 @@ class TrialQueue:
             fail_stale_trials(self.study)
             for trial in self.left():
                 log.info(
-                    "trial %d was left by %s: it is run again",
+                    "trial %d was running in %s, which has died: it is run again",
                     number_of(trial),
                     describe_process(worker_of(trial)),
                 )
                 self._put_back(trial)
 
     def left(self) -> list[FrozenTrial]:
-        """The trials that dead workers have left: those that ``recover`` puts back."""
+        """The trials of dead workers: those that ``recover`` puts back."""
         with self._locked():
             running = [trial for trial in self.running() if self._is_left(trial)]
             # With the lock, no other process can be about to enqueue a failed trial again.

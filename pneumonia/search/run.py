@@ -1,4 +1,4 @@
-"""Conducting a search: this process works on the study until the study has its winner."""
+"""Run a search: train trials until the study has none left, then log the winner."""
 
 from optuna.exceptions import StorageInternalError
 
@@ -16,15 +16,15 @@ from pneumonia.tracking.runs import run_context
 def run_search(
     search: Search, run_config: RunConfig, data: DataSet, progress: Progress | None = None
 ) -> TrainingResult | None:
-    """Train trials until the study has none left; then see to its winner.
+    """Train trials until the study has none left, then log and register the winner.
 
     Returns:
-        The result; None where the time is over and other workers go on.
+        The result; None where the timeout has passed and other workers continue.
 
     Raises:
-        KeyboardInterrupt: The present trial was put back into the queue.
+        KeyboardInterrupt: The running trial was put back into the queue.
         TrainingError: No trial completed.
-        TrackingError: The tracking store went away and did not come back, or the study's did.
+        TrackingError: The tracking store or the study storage stopped answering.
     """
     queue = search.queue
     with run_context(search.run, shared=queue.others_at_work):
@@ -34,8 +34,8 @@ def run_search(
                 return None
             return finish(search.run, run_config, data, queue, search.claims, progress)
         except StorageInternalError as error:
-            # Where it was away for a while it was waited for; this was in the middle of an answer.
+            # The connection broke within a statement; only new connections are retried.
             raise TrackingError(
-                f"the study storage broke off ({str(error.__cause__ or error).splitlines()[0]}): "
-                f"go on with 'pneumonia train --resume {search.run.id}'"
+                f"the study storage broke off: {str(error.__cause__ or error).splitlines()[0]}; "
+                f"resume with 'pneumonia train --resume {search.run.id}'"
             ) from error

@@ -1,4 +1,4 @@
-"""Opening a search: begun anew, joined beside other workers, or resumed."""
+"""Open a search: begin it, join it beside other workers, or resume it."""
 
 from dataclasses import dataclass
 
@@ -33,7 +33,7 @@ class Search:
     Attributes:
         run: The MLflow run whose children are the trials.
         queue: The study's trials.
-        claims: The queue with the one trial that entitles to log the winner.
+        claims: A queue with one trial; the worker that takes it logs the winner.
     """
 
     run: Run
@@ -50,34 +50,34 @@ def begin(run_config: RunConfig, data: DataSet, new: NewRun) -> Search:
     study = _create(run_config, data)
     if study is None:
         raise UsageError(
-            f"study {run_config.search.study!r} exists: go on with it by --resume, work on it "
-            "beside others by --join, or choose another name"
+            f"study {run_config.search.study!r} exists: continue it with --resume, work on it "
+            "beside other workers with --join, or choose another name"
         )
     return _prepare(study, run_config, data, start_run(new))
 
 
 def join(run_config: RunConfig, data: DataSet, new: NewRun) -> Search:
-    """Work on the study beside others; the first one to come creates it.
+    """Work on the study beside other workers; the first one creates it.
 
     Raises:
-        UsageError: The study was begun with other settings or data, or never made ready.
+        UsageError: It has other settings or data, or its creation was not finished.
     """
     if study := _create(run_config, data):
         return _prepare(study, run_config, data, start_run(new))
     study = _open(run_config, data)
     if not await_ready(study):
         raise UsageError(
-            f"study {study.study_name!r} was left half made by a process that died: go on with it "
-            "by --resume first"
+            f"the process that was creating study {study.study_name!r} died: use --resume first, "
+            "which finishes it"
         )
     return _opened(study, run_config)
 
 
 def resume(run_config: RunConfig, data: DataSet, new: NewRun, run_id: str = "") -> Search:
-    """Go on with a study, in the run it was begun in.
+    """Continue a study in the run it was begun in.
 
-    One that has its winner already goes on in a new run, if there are trials left or more asked
-    for.
+    A study that has its winner already continues in a new run, if trials are left or more are
+    asked for.
 
     Args:
         run_config: What is searched.
@@ -90,7 +90,7 @@ def resume(run_config: RunConfig, data: DataSet, new: NewRun, run_id: str = "") 
     """
     study = _open(run_config, data)
     if not await_ready(study):
-        # Its creator may have died before the study could name the run.
+        # Its creator may have died before it stored the run id in the study.
         begun = run_id or left_running(new.experiment_id, {"study": study.study_name})
         run = continue_run(begun) if begun else start_run(new)
         return _prepare(study, run_config, data, run)
@@ -114,7 +114,7 @@ def _create(run_config: RunConfig, data: DataSet) -> optuna.Study | None:
     if not experiment.space:
         raise UsageError(
             f"experiment {experiment.name!r} has no [space] left to search: use --trials 1, or "
-            "give it one"
+            "add one"
         )
     study = create_study(experiment, run_config.search, data.digest)
     if study is not None:
@@ -123,7 +123,7 @@ def _create(run_config: RunConfig, data: DataSet) -> optuna.Study | None:
 
 
 def _sign(study: optuna.Study) -> None:
-    """Say who makes the study ready."""
+    """Store which process creates the study."""
     for key, value in this_process().items():
         study.set_user_attr(key, value)
 
@@ -139,7 +139,7 @@ def _open(run_config: RunConfig, data: DataSet) -> optuna.Study:
 
 
 def _prepare(study: optuna.Study, run_config: RunConfig, data: DataSet, run: Run) -> Search:
-    """Log the beginning, and fill the queue; the study is ready once it names its run."""
+    """Log the run's configuration, and fill the queue; the study is ready once it names its run."""
     search = run_config.search
     try:
         log_run_config(run, run_config, data)
@@ -148,7 +148,7 @@ def _prepare(study: optuna.Study, run_config: RunConfig, data: DataSet, run: Run
         raise
     queue, claims = queue_of(study, search.storage), _claims(study, run, search.storage)
     claims.fill(1)
-    # The experiment's own settings first: a search never ends worse than they are.
+    # The experiment's own settings first, so that the winner is never worse than they are.
     point = point_inside(run_config.experiment.space, run_config.experiment.training)
     queue.fill(search.trials, first=point)
     study.set_user_attr(RUN, run.id)

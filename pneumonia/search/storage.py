@@ -1,4 +1,4 @@
-"""Where studies are stored: Optuna's own storages, opened so that many workers may share them."""
+"""Study storages: Optuna's own, opened so that many workers can share them."""
 
 import logging
 from pathlib import Path
@@ -111,13 +111,13 @@ def _with_heartbeat(url: str, *, skip_table_creation: bool = False) -> RDBStorag
         grace_period=_GRACE_SECONDS,
         skip_table_creation=skip_table_creation,
     )
-    # From now on, that is: a database that was never there is said to be missing at once.
+    # Not before: a database that does not exist is an error at once.
     listen(storage.engine, "do_connect", _connect_patiently)
     return storage
 
 
 def _connect_patiently(dialect: Dialect, _record: Any, arguments: Any, options: Any) -> Any:
-    """Connect to a database, and wait for one that is away as long as patience lasts."""
+    """Connect to a database; retry until the configured wait is over."""
     attempts = Retrying(
         retry=retry_if_exception_type(dialect.loaded_dbapi.OperationalError),
         wait=wait_fixed(1),

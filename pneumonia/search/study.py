@@ -1,4 +1,4 @@
-"""Optuna studies: what is searched, with which sampler and pruner, and who may join."""
+"""Optuna studies: creation, settings that must agree, sampler and pruner."""
 
 import json
 from collections.abc import Mapping
@@ -22,8 +22,7 @@ RESULT = "result"
 """The study's attribute that holds its result, once the winner is logged."""
 
 WINNER = "/winner-"
-"""Stands between a study's name and a run's id in the name of the study that holds the claim to
-log the winner."""
+"""A study named ``STUDY/winner-RUN`` holds one trial: the worker that takes it logs the winner."""
 
 _SECONDS_TO_PREPARE = 120
 
@@ -87,10 +86,10 @@ def check_same(
 
 
 def await_ready(study: optuna.Study) -> bool:
-    """Wait while another process prepares the study at this moment.
+    """Wait while another process creates the study.
 
     Returns:
-        Whether it is ready; otherwise its creator has died on the way.
+        Whether it is ready; otherwise the process that was creating it has died.
     """
     looks = Retrying(
         retry=retry_if_result(lambda ready: ready is None),
@@ -109,7 +108,7 @@ def _is_ready(study: optuna.Study) -> bool | None:
 
 
 def half_made(study: optuna.Study) -> bool:
-    """Whether the study is one of ours that was never made ready."""
+    """Whether the study is one of ours whose creation was not finished."""
     attributes = study.user_attrs
     return "settings" in attributes and RUN not in attributes
 

@@ -31,20 +31,20 @@ def finish(
     claims: TrialQueue,
     progress: Progress | None = None,
 ) -> TrainingResult:
-    """Log the winner, or wait until the worker that does so has.
+    """Log the winner, or wait until another worker has logged it.
 
     Args:
         run: The search's run, which ends with its winner.
         run_config: What was searched.
         data: The data.
         queue: The study's trials.
-        claims: A queue with one trial, which whoever takes it may log the winner by; so that one
-            worker does, and another if that one dies.
+        claims: A queue with one trial. The worker that takes it logs the winner; if it dies,
+            another worker takes the trial.
         progress: Called while images are decoded.
 
     Raises:
         TrainingError: No trial completed.
-        TrackingError: The tracking store went away and did not come back.
+        TrackingError: The tracking store stopped answering.
     """
 
     def log_winner(_claim: optuna.Trial) -> float:
@@ -67,7 +67,7 @@ def finish(
 
 
 def reopen(study: optuna.Study) -> None:
-    """Forget the result and its run: the study goes on in another."""
+    """Remove the result and its run from the study, which continues in another run."""
     study.set_user_attr(RUN, None)
     study.set_user_attr(RESULT, None)
 
@@ -81,9 +81,9 @@ def _log_winner(
     if winner is None:
         reasons = [reason_of(t) or state_of(t) for t in trials]
         raise TrainingError(f"no trial of {len(trials)} completed: {reasons[-1]}")
-    # A worker that died here may have logged a part of this: nothing of it is logged twice.
+    # A worker that died here may have logged a part of this; a continued run logs nothing twice.
     run.continued = True
-    _tidy(run, trials)
+    _deliver_leftovers(run, trials)
     settings = experiment.training.with_values(**winner.params)
     child = find_run(winner.user_attrs["run_id"])
     number = str(number_of(winner))
@@ -106,7 +106,7 @@ def _log_winner(
 
 
 def _trained(child: Run, settings: TrainingSettings, winner: FrozenTrial) -> Trained:
-    """The winner as its training left it, from its checkpoint."""
+    """The winner as it was trained, from its checkpoint."""
     network = build_network(settings)
     network.load_state_dict(child.read_checkpoint())
     network.to(memory_format=torch.channels_last)
@@ -114,8 +114,8 @@ def _trained(child: Run, settings: TrainingSettings, winner: FrozenTrial) -> Tra
     return Trained(network.eval(), attributes["history"], attributes["best_epoch"], [])
 
 
-def _tidy(run: Run, trials: list[FrozenTrial]) -> None:
-    """Deliver and remove what workers of this machine that died have left of their trials."""
+def _deliver_leftovers(run: Run, trials: list[FrozenTrial]) -> None:
+    """Deliver what dead workers of this machine had not logged, and remove their local files."""
     for trial in trials:
         if child := trial.user_attrs.get("run_id"):
             run.outbox.adopt(child)
@@ -123,7 +123,7 @@ def _tidy(run: Run, trials: list[FrozenTrial]) -> None:
 
 
 def _drop_checkpoints(losers: list[FrozenTrial]) -> None:
-    """Remove what two workers that led at the same moment both left."""
+    """Remove the checkpoints of other trials: two workers may each have had the best at once."""
     for trial in losers:
         child = find_run(trial.user_attrs["run_id"])
         if child.has_checkpoint():
@@ -131,7 +131,7 @@ def _drop_checkpoints(losers: list[FrozenTrial]) -> None:
 
 
 def importance_sentence(importances: Mapping[str, float]) -> str:
-    """What mattered, in a sentence."""
+    """The importance of each parameter, in a sentence."""
     if not importances:
         return "Too few trials are complete to tell which parameters matter."
     named = ", ".join(f"{key} {share:.0%}" for key, share in importances.items())

@@ -1,4 +1,4 @@
-"""A worker: it takes trials of a study, trains them, and goes on where others died."""
+"""A worker: it takes trials of a study, trains them, and continues those of dead workers."""
 
 import logging
 import math
@@ -30,7 +30,7 @@ _SECONDS_BETWEEN_LOOKS = 1.0
 
 
 class Worker:
-    """Works on one study; any number of them may, on any number of machines."""
+    """One of any number of workers on a study, on any number of machines."""
 
     def __init__(
         self,
@@ -49,11 +49,11 @@ class Worker:
     def work(self) -> None:
         """Train trials until none is left, or ``timeout`` has passed.
 
-        Waits for trials that others have, since they may die.
+        Waits for the trials of other workers, since these may die.
 
         Raises:
-            KeyboardInterrupt: The present trial was put back into the queue.
-            TrackingError: The same, since the tracking store does not come back.
+            KeyboardInterrupt: The running trial was put back into the queue.
+            TrackingError: The tracking store stopped answering; the trial was put back likewise.
         """
         timeout = math.inf if self.search.timeout is None else self.search.timeout
         deadline = time.monotonic() + timeout
@@ -67,7 +67,7 @@ class Worker:
             time.sleep(_SECONDS_BETWEEN_LOOKS)
 
     def _objective(self, trial: optuna.Trial) -> float:
-        """Train one trial in a run of its own, and give its value."""
+        """Train one trial in a run of its own; returns its value."""
         child, number = self._child_of(trial), number_of(trial)
         try:
             settings, trained = self._train(trial, child, number)
@@ -93,7 +93,7 @@ class Worker:
         own = {"study": self.study.study_name, "trial": str(number)}
         begun = trial.user_attrs.get("run_id")
         if not begun and trial.number != number:
-            # The worker before may have died between making the run and noting it.
+            # The worker before may have died between creating the run and storing its id.
             begun = left_running(self.run.experiment_id, {"mlflow.parentRunId": self.run.id, **own})
         if begun:
             child = continue_run(begun)
@@ -140,12 +140,12 @@ class Worker:
         return settings, trained
 
     def _complete(self, child: Run, settings: TrainingSettings, trained: Trained) -> float:
-        """Log a trained trial, with its checkpoint if it is the best so far; its value."""
+        """Log a trained trial, with its checkpoint if it is the best so far; returns its value."""
         value = trained.best[f"val/{self.metric}"]
         log_best(child, trained.best)
         leader = self.queue.best()
         leads = settings.better(value, leader.value if leader else None)
-        # One that is as good may win as well: its number may be the lower.
+        # One that is as good may win as well: of equal trials the lowest number wins.
         may_win = leads or (leader is not None and value == leader.value)
         if may_win or self.search.keep_checkpoints == "all":
             child.log_checkpoint(trained.network.state_dict(), self.data.settings.class_names)
@@ -154,7 +154,7 @@ class Worker:
         return value
 
     def _on_end(self, trial: FrozenTrial) -> None:
-        """Clear up after a trial whose end is stored, and report the study's state."""
+        """Remove the local files of a trial whose end is stored, and log the study's state."""
         LocalState(trial.user_attrs["run_id"]).remove()
         if self._overtaken and self.search.keep_checkpoints == "winner":
             find_run(self._overtaken.user_attrs["run_id"]).drop_checkpoint()

@@ -1,8 +1,8 @@
-"""What a run keeps on this machine until it has ended well.
+"""The files that a run keeps on this machine until it has finished.
 
-A folder a run: the checkpoint of its training, how it was invoked, what could not be logged yet,
-and who worked on it for which store. A shared folder, named by ``PNEUMONIA_STATE``, lets one
-machine go on where another stopped.
+One folder a run: the checkpoint of its training, its configuration, the entries that could not be
+logged yet, its tracking store, and the process that works on it. With ``PNEUMONIA_STATE`` set to a
+shared folder, one machine can resume what another one began.
 """
 
 import json
@@ -42,12 +42,12 @@ class LocalState:
 
     @property
     def outbox(self) -> Path:
-        """The folder of what could not be logged yet."""
+        """The folder of entries that could not be logged yet."""
         return self.folder / "outbox"
 
     @property
     def run_config(self) -> Path:
-        """The file that says how the run was invoked."""
+        """The file of the run's configuration."""
         return self.folder / "run_config.json"
 
     @property
@@ -56,7 +56,7 @@ class LocalState:
         return self.folder / "owner.json"
 
     def write_run_config(self, run_config: Mapping[str, Any]) -> None:
-        """Keep how the run was invoked.
+        """Write the run's configuration.
 
         Raises:
             TrackingError: The folder cannot be written to.
@@ -64,11 +64,11 @@ class LocalState:
         self._write(self.run_config, run_config)
 
     def read_run_config_file(self) -> dict[str, Any] | None:
-        """How the run was invoked; None where that is not known on this machine."""
+        """The run's configuration; None where it is not known on this machine."""
         return _read(self.run_config)
 
     def write_owner(self, tracking_uri: str) -> None:
-        """Take down which store the run is in, and that this process works on it.
+        """Write which store the run is in, and that this process works on it.
 
         Raises:
             TrackingError: The folder cannot be written to.
@@ -76,7 +76,7 @@ class LocalState:
         self._write(self.owner, {"tracking_uri": tracking_uri, **this_process()})
 
     def read_owner(self) -> dict[str, str]:
-        """What was signed last; empty where nothing was."""
+        """What ``write_owner`` wrote last; empty where it never did."""
         return _read(self.owner) or {}
 
     @property
@@ -114,7 +114,7 @@ class LocalState:
             ) from None
 
     def remove(self) -> None:
-        """Forget the run, unless something is still to be logged."""
+        """Remove the folder, unless entries still wait to be logged."""
         self.checkpoint.unlink(missing_ok=True)
         if not any(self.outbox.glob("*.json")):
             shutil.rmtree(self.folder, ignore_errors=True)
@@ -129,7 +129,7 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def kept_runs() -> list[LocalState]:
-    """Every run that keeps something on this machine."""
+    """Every run that has a folder on this machine."""
     folder = state_folder() / "runs"
     if not folder.is_dir():
         return []

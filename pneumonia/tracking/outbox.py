@@ -1,9 +1,9 @@
-"""Logging that outlives the tracking store: what cannot be delivered waits on disk, in order.
+"""Logging that survives outages of the tracking store: entries wait on disk, in order.
 
-While the store answers, everything goes straight to it. When it does not, training goes on: each
-thing to log becomes a file in the run's state folder, and delivery is tried again now and then.
-Delivering a thing twice changes nothing, since metrics carry the time they were taken at: a store
-that failed after writing and before answering does no harm.
+While the store answers, entries go straight to it. When it does not, training continues: each
+entry becomes a file in the run's folder, and delivery is retried with growing pauses. Delivery is
+idempotent, since each metric carries its time: a store that failed after it had written an entry
+and before it answered gets the same entry again.
 """
 
 import functools
@@ -62,7 +62,7 @@ class Entry:
         if self.file:
             with atomic_write(path.with_suffix(".bin")) as unfinished:
                 unfinished.write_bytes(self.file)
-        # Last: an entry counts as kept once its JSON file is there.
+        # Last: an entry counts once its JSON file is there.
         with atomic_write(path) as unfinished:
             unfinished.write_text(json.dumps([self.kind, self.content]), encoding="utf-8")
 
@@ -81,7 +81,7 @@ class Entry:
 
 
 def is_outage(error: BaseException) -> bool:
-    """Whether an error says that the store is away, and not that it refuses."""
+    """Whether an error means that the store does not answer, not that it refuses."""
     if isinstance(error, MlflowException):
         return error.error_code in _OUTAGES
     if isinstance(error, requests.HTTPError) and error.response is not None:
@@ -118,12 +118,12 @@ class Outbox:
             self._keep(run_id, entry)
 
     def ask(self, question: Callable[[], T]) -> T:
-        """Do what needs the store's answer, and wait for it as long as patience lasts.
+        """Ask the store, and retry while it does not answer, for ``patience`` seconds.
 
         Waiting entries are delivered first, so that the answer takes them into account.
 
         Raises:
-            TrackingError: The store did not come back.
+            TrackingError: The store did not answer in that time.
         """
         attempts = Retrying(
             retry=retry_if_exception(is_outage),
@@ -137,11 +137,11 @@ class Outbox:
             if not is_outage(error):
                 raise
             raise TrackingError(
-                f"the tracking store {shown_uri()!r} has not come back: {_first_line(error)}"
+                f"the tracking store {shown_uri()!r} does not answer: {_first_line(error)}"
             ) from error
 
     def flush(self, *, wait: bool = False) -> bool:
-        """Try to deliver what waits; with ``wait``, as long as patience lasts.
+        """Try to deliver the waiting entries; with ``wait``, for ``patience`` seconds.
 
         Returns:
             Whether nothing waits any more.
@@ -171,10 +171,10 @@ class Outbox:
         return answer
 
     def adopt(self, run_id: str) -> None:
-        """Take over what another process could not deliver for a run."""
+        """Take over the entries that another process could not deliver for a run."""
         if kept_entries(run_id):
             self._waiting.add(run_id)
-            # How that process ended the run must not be delivered after the run goes on.
+            # Else that process's end of the run would arrive after the run was continued.
             self.flush(wait=True)
 
     def _deliver_waiting(self) -> None:
@@ -194,7 +194,7 @@ class Outbox:
             entry.write(folder / f"{number:020}-{os.getpid()}.json")
         except OSError as error:
             raise TrackingError(
-                f"the tracking store is away, and what it should hold cannot be kept in "
+                f"the tracking store does not answer, and entries cannot be kept in "
                 f"{str(folder)!r} ({error.strerror}): free some disk"
             ) from error
         self._waiting.add(run_id)
@@ -203,7 +203,7 @@ class Outbox:
         """Log an entry now.
 
         Raises:
-            MlflowException, OSError: The store refuses it, or is away.
+            MlflowException, OSError: The store refuses it, or does not answer.
         """
         content = entry.content
         match entry.kind:
@@ -226,8 +226,8 @@ class Outbox:
     def _away(self, error: Exception) -> None:
         if not self._pause:
             log.warning(
-                "the tracking store %s does not answer (%s): training goes on, and what is logged "
-                "waits on disk until it does",
+                "the tracking store %s does not answer (%s): training continues, and what is "
+                "logged waits on disk until it answers",
                 shown_uri(),
                 _first_line(error),
             )
@@ -236,24 +236,24 @@ class Outbox:
 
     def _back(self) -> None:
         if self._pause and not self._waiting:
-            log.info("the tracking store answers again, and has all that waited")
+            log.info("the tracking store answers again, and has received all waiting entries")
             self._pause = 0.0
 
 
 def patience() -> float:
-    """Seconds to wait for the store where nothing can be done without it."""
+    """Seconds to retry a store that does not answer, where the work cannot continue without it."""
     return float(os.environ.get("PNEUMONIA_PATIENCE", "600"))
 
 
 def kept_entries(run_id: str) -> list[Path]:
-    """The files of what waits to be logged to a run, in order."""
+    """The files of the entries that wait to be logged to a run, in order."""
     return sorted(LocalState(run_id).outbox.glob("*.json"))
 
 
 def deliver_kept(run_id: str, deliver: Callable[[str, Entry], None]) -> None:
     """Deliver a run's kept entries in order, and remove each that was.
 
-    One process at a time does: two would deliver an older entry after a newer one.
+    One process at a time: two could deliver an older entry after a newer one.
     """
     if not kept_entries(run_id):
         return

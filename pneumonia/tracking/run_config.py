@@ -42,7 +42,7 @@ class RunConfig(Settings):
         return self.with_values(search=self.search.with_values(study=name))
 
     def keep(self, run: Run) -> None:
-        """Keep it with the run: on this machine, and in the run's artifacts for others."""
+        """Write it to this machine, and to the run's artifacts for other machines."""
         data = self.experiment.data
         if data.data != DEMO:
             data = data.with_values(data=str(Path(data.data).absolute()))
@@ -62,16 +62,16 @@ def log_run_config(run: Run, run_config: RunConfig, data: DataSet) -> None:
 
 
 def kept_tracking_uri(run_id: str) -> str | None:
-    """Where a run is tracked, as far as this machine knows."""
+    """The tracking store of a run, as far as this machine knows."""
     return LocalState(run_id).tracking_uri
 
 
 def read_run_config(run_id: str, *, local: bool = False) -> RunConfig:
-    """How a run was invoked.
+    """Read the configuration of a run.
 
     Args:
         run_id: The run.
-        local: Whether to leave the tracking store alone, and know only what is kept on disk.
+        local: Whether to read this machine's files only, and not the tracking store.
 
     Raises:
         UsageError: The run is none of ``pneumonia train``, or is not known here.
@@ -101,7 +101,7 @@ def run_config_to_resume(run_id: str, *, local: bool = False) -> RunConfig:
     Arguments as for ``read_run_config``.
 
     Raises:
-        UsageError: The run cannot go on.
+        UsageError: The run cannot be resumed.
     """
     try:
         return read_run_config(run_id, local=local)
@@ -109,8 +109,7 @@ def run_config_to_resume(run_id: str, *, local: bool = False) -> RunConfig:
         if local or not end_if_dead(run_id):
             raise
     raise UsageError(
-        f"run {run_id!r} died before it had said how it was invoked, and is ended as KILLED: "
-        "begin it anew"
+        f"run {run_id!r} died before it logged its configuration, and is now KILLED: start it again"
     )
 
 

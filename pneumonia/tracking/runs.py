@@ -41,8 +41,8 @@ CHECKPOINT = "checkpoints/best.pt"
 class Run:
     """One MLflow run, written to by its id, so that parent and children never mix.
 
-    While the tracking store is away, what is logged waits on disk. A run that is continued has
-    some of its metrics already; none is logged twice for one step.
+    While the tracking store does not answer, entries wait on disk. A continued run has some of
+    its metrics already; none is logged twice for one step.
     """
 
     def __init__(self, run: MlflowRun, *, continued: bool = False) -> None:
@@ -82,7 +82,7 @@ class Run:
         return bool(batch)
 
     def _steps_of(self, key: str) -> set[int]:
-        """Steps at which a metric was logged before this process took the run up."""
+        """Steps at which a metric was logged before this process continued the run."""
         if key not in self._logged_steps:
             client = self.outbox.client
             history = self.outbox.ask(lambda: client.get_metric_history(self.id, key))
@@ -122,7 +122,7 @@ class Run:
         """Read back the logged state dict.
 
         Raises:
-            TrackingError: The tracking store does not come back.
+            TrackingError: The tracking store stopped answering.
         """
         client = self.outbox.client
         with tempfile.TemporaryDirectory() as folder:
@@ -229,7 +229,7 @@ def start_run(new: NewRun) -> Run:
             run = Run(client.get_run(given))
             run.tag(own)
             return run
-        # All at once: a run whose process dies right now must say whose it was.
+        # Tags come with the creation: if this process dies now, they name the process.
         of_mlflow = resolve_tags({"mlflow.source.name": "pneumonia"})
         # MLflow's commit is that of the repository around the script that was started.
         context = {k: v for k, v in of_mlflow.items() if not k.startswith("mlflow.source.git.")}
@@ -244,10 +244,10 @@ def run_context(run: Run, shared: Callable[[], bool] = lambda: False) -> Iterato
 
     Args:
         run: The run.
-        shared: Whether other processes go on with the run, which then does not end.
+        shared: Whether other processes continue the run, which then does not end.
 
     Raises:
-        TrackingError: The store refuses something, or does not come back.
+        TrackingError: The store refuses something, or stopped answering.
     """
     try:
         yield run
@@ -264,14 +264,14 @@ def run_context(run: Run, shared: Callable[[], bool] = lambda: False) -> Iterato
         if isinstance(error, MlflowException):
             raise TrackingError(f"logging failed: {str(error).splitlines()[0]}") from error
         raise
-    run.outbox.adopt(run.id)  # what workers that died could not deliver
+    run.outbox.adopt(run.id)  # what dead workers could not log
     ended = not shared()
     if ended:
         run.end("FINISHED")
     if not run.outbox.flush(wait=True):
         raise TrackingError(
-            f"the tracking store {shown_uri()!r} has not come back: what is to be "
-            "logged is kept on disk; 'pneumonia sync' delivers it when the store answers"
+            f"the tracking store {shown_uri()!r} does not answer: what was not logged yet is kept "
+            "on disk, and 'pneumonia sync' logs it once the store answers"
         )
     if ended:
         run.local.remove()
@@ -294,7 +294,7 @@ def read_text(run_id: str, path: str) -> str | None:
     """A text file on top of a run's artifacts; None where there is no such run or file."""
     store = outbox()
     try:
-        # MLflow answers for a file that is not there as for a store that is away.
+        # MLflow raises the same error for a missing file and for a store that does not answer.
         listed = store.ask(lambda: store.client.list_artifacts(run_id))
         if all(item.path != path for item in listed):
             return None
@@ -318,7 +318,7 @@ def left_running(experiment_id: str, tags: Mapping[str, str]) -> str | None:
 
 
 def end_if_dead(run_id: str) -> bool:
-    """End a run as KILLED if its process, on this machine, has died; whether that was so."""
+    """End a run as KILLED if its process, on this machine, has died; returns whether it had."""
     try:
         run = find_run(run_id)
     except TrackingError:
@@ -330,26 +330,26 @@ def end_if_dead(run_id: str) -> bool:
 
 
 def continue_run(run_id: str, *, alone: bool = False) -> Run:
-    """Go on with a run that was stopped, or whose process has died.
+    """Continue a run that was stopped, or whose process has died.
 
     Args:
         run_id: The run.
-        alone: Whether it must be nobody else's, and not finished.
+        alone: Whether to refuse a run that has finished or that another process works on.
 
     Raises:
         TrackingError: There is none, or the store does not answer.
-        UsageError: The run has ended well, or another process works on it.
+        UsageError: The run has finished, or another process works on it.
     """
     store = outbox()
     found = find_run(run_id)
     if alone and found.status == "FINISHED":
         found.local.remove()  # its process may have died just before it did so
-        raise UsageError(f"run {run_id} has ended well: there is nothing to resume")
+        raise UsageError(f"run {run_id} has finished: there is nothing to resume")
     if alone and found.status == "RUNNING" and is_alive(found.tags):
-        raise UsageError(f"run {run_id} is at work, in {describe_process(found.tags)}: let it")
+        raise UsageError(f"run {run_id} is running, in {describe_process(found.tags)}: wait for it")
     store.adopt(run_id)
     run = Run(store.ask(lambda: store.client.get_run(found.id)), continued=True)
-    # Signed before it runs: it must at no moment look like the work of a process that has died.
+    # Tags before the status: a running run must never name a dead process.
     run.tag({**this_process(), "error": ""} if "error" in run.tags else this_process())
     store.ask(lambda: store.client.update_run(run_id, status="RUNNING"))
     run.status = "RUNNING"

@@ -1,4 +1,4 @@
-"""Where runs are kept: finding the store, creating it once, and making sure that it answers."""
+"""The tracking store: choose it, create it once, and check that it answers."""
 
 import os
 import sqlite3
@@ -62,9 +62,9 @@ def connect(tracking_uri: str | None = None) -> str:
 
 
 def while_others_create(open_database: Callable[[], T], *collisions: type[Exception]) -> T:
-    """Open a database on a server, whose tables several processes may be creating at this moment.
+    """Open a database on a server, while other processes may be creating its tables.
 
-    Only one can: the slower ones fail with ``collisions``, and are tried again.
+    Only one succeeds: the others fail with ``collisions``, and retry.
     """
     attempts = Retrying(
         retry=retry_if_exception_type(collisions),
@@ -160,8 +160,8 @@ def shown_uri() -> str:
 def create_once(database: Path, create: Callable[[Path], None]) -> None:
     """Create an sqlite database under a lock: several processes at once would corrupt it.
 
-    It is made beside its place and then put there, since one half made could never be finished.
-    One that is there already is brought up to date where it is.
+    It is created under another name and then renamed, since a partly created one cannot be
+    repaired. An existing one is upgraded in place.
 
     Raises:
         TrackingError: The folder cannot be written to.

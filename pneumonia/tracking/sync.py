@@ -1,4 +1,4 @@
-"""Delivering what processes that have ended could not log while their store was away."""
+"""Deliver the entries that ended processes could not log while their store did not answer."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class Delivery:
         waiting: How many still wait.
         status: MLflow's status of the run afterwards; empty where it is not known.
         remark: Why some still wait; empty where none does.
-        failed: Whether somebody has to see to it.
+        failed: Whether the user has to do something about it.
     """
 
     run_id: str
@@ -36,7 +36,7 @@ class Delivery:
 
 
 def deliver_all(given: str | None = None) -> Iterator[Delivery]:
-    """Deliver what waits on this machine, run by run, unless the run's process still works.
+    """Deliver the waiting entries of this machine, run by run, unless the run's process is alive.
 
     A run goes to the given store if that has it, and else to the store it was begun in. Its
     entries keep their order, and only what has arrived is removed.
@@ -45,10 +45,10 @@ def deliver_all(given: str | None = None) -> Iterator[Delivery]:
         given: A tracking URI; then also the store of runs that do not know theirs.
 
     Yields:
-        Each run that something waited for.
+        Each run that had waiting entries.
 
     Raises:
-        TrackingError: After all others: a store does not answer.
+        TrackingError: A store does not answer; raised after all other stores were served.
     """
     given = chosen_uri(given) if given else None
     waiting: dict[str, LocalState] = {}
@@ -75,7 +75,7 @@ def deliver_all(given: str | None = None) -> Iterator[Delivery]:
         except TrackingError as error:
             silent.append(error)
     if silent:
-        raise TrackingError(f"{'; '.join(map(str, silent))}; what waits is kept")
+        raise TrackingError(f"{'; '.join(map(str, silent))}; the waiting entries are kept")
 
 
 def _home(local: LocalState, given: str | None) -> str:
@@ -101,7 +101,7 @@ def _connect(uri: str) -> None:
 def _deliver(local: LocalState, run: Run | None) -> Delivery:
     number = len(kept_entries(local.run_id))
     if run is None:
-        remark = "the run was deleted; 'pneumonia doctor --fix' removes what waits for it"
+        remark = "the run was deleted; 'pneumonia doctor --fix' removes its waiting entries"
         return Delivery(local.run_id, 0, number, remark=remark, failed=True)
     if run.status == "RUNNING" and is_alive(run.tags):
         return _at_work(run.id, run.tags)
