@@ -20,6 +20,7 @@ from pneumonia.cli import cli
 from pneumonia.data.demo import write_demo_set
 from pneumonia.processes import process_tags
 from pneumonia.tracking.store import connect
+from tests.faults.commands import Forks
 
 # A first example may wait for a busy machine; time is not what these tests are about.
 settings.register_profile("patient", deadline=None, max_examples=50)
@@ -103,6 +104,12 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     connect(f"sqlite:///{folder}/mlflow.db")
     _forget_store()  # else another fixture's model is registered in this one
     return folder / "mlflow.db"
+
+
+@pytest.fixture(scope="session")
+def forks() -> Forks:
+    """Starts processes that have everything imported; for tests of the xdist group ``forks``."""
+    return Forks()
 
 
 @pytest.fixture(scope="session")

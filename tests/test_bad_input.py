@@ -8,8 +8,6 @@ import shutil
 import signal
 import socket
 import struct
-import subprocess
-import sys
 import time
 import zlib
 from collections.abc import Callable
@@ -24,6 +22,7 @@ from click.testing import Result
 from PIL import Image
 
 from pneumonia.data.decode import Preprocessing, decode
+from tests.faults.commands import Forks, pneumonia, wait_for
 
 Cli = Callable[..., Result]
 QUICK = ("--epochs", "1", "--image-size", "32", "--batch-size", "8", "--network", "simple_cnn")
@@ -481,24 +480,21 @@ def test_a_disk_that_fills_up_leaves_no_half_cache(
     assert not [path for path in new_cache.iterdir() if path.suffix != ".lock"]
 
 
+@pytest.mark.xdist_group("forks")
 def test_a_stopped_run_is_killed_and_keeps_what_it_logged(
-    workplace: Path, store: str, xrays: Path
+    workplace: Path, store: str, xrays: Path, forks: Forks
 ) -> None:
     """By Ctrl-C; ``test_resume`` stops runs by SIGTERM."""
-    command = [sys.executable, "-m", "pneumonia", "train", "--data", str(xrays), *QUICK]
-    command += ["--epochs", "5000", "--tracking-uri", store, "--experiment-name", "stopped"]
-    with subprocess.Popen(command, cwd=workplace, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        seen = ""
-        for line in process.stderr:
-            seen += line
-            if "epoch 1/" in line:
-                break
-        process.send_signal(signal.SIGINT)
-        _, rest = process.communicate(timeout=60)
-    assert process.returncode == 130, seen + rest
-    assert rest.splitlines()[-1] == "Interrupted: what was logged so far is kept."
-    assert "Traceback" not in seen + rest
+    command = ["train", "--data", str(xrays), *QUICK, "--epochs", "5000"]
+    command += ["--tracking-uri", store, "--experiment-name", "stopped"]
+    process = forks.call(workplace, {}, "train", pneumonia, command)
+    wait_for("epoch 1/", workplace / "train.err")
+    os.kill(process.pid, signal.SIGINT)
+    process.join(timeout=60)
+    said = (workplace / "train.err").read_text()
+    assert process.exitcode == 130, said
+    assert said.splitlines()[-1] == "Interrupted: what was logged so far is kept."
+    assert "Traceback" not in said
     client = mlflow.MlflowClient(store)
     experiment = client.get_experiment_by_name("stopped")
     (run,) = client.search_runs([experiment.experiment_id])

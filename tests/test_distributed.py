@@ -1,6 +1,6 @@
 import json
 import os
-import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,13 +11,50 @@ import pytest
 import torch
 from click.testing import Result
 
+from tests import torchrun_worker
+from tests.faults.commands import Forks, pneumonia, wait_for
+
 Cli = Callable[..., Result]
-WORKER = Path(__file__).with_name("torchrun_worker.py")
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 # So low a rate that rounding stays rounding: at 0.001 these few images take one process with one
 # thread, and with two, to different networks.
 QUICK = ("--image-size", 32, "--batch-size", 8, "--precision", "fp32", "--learning-rate", 1e-6)
-SMALL = (*QUICK, "--network", "simple_cnn")
+SMALL = ("train", *QUICK, "--network", "simple_cnn", "--data")
+
+pytestmark = pytest.mark.xdist_group("forks")
+
+
+class Pair:
+    """Two ranks as torchrun starts them, but forked from a process that has imported torch."""
+
+    def __init__(
+        self, forks: Forks, folder: Path, function: Callable[..., None], *arguments: object
+    ) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as unused:
+            port = unused.getsockname()[1]
+        common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        self.folder = folder
+        self.processes = [
+            forks.call(
+                folder,
+                {**common, "TORCHELASTIC_RUN_ID": "pair", "RANK": rank, "LOCAL_RANK": rank},
+                rank,
+                function,
+                *arguments,
+            )
+            for rank in "01"
+        ]
+
+    def error_output(self, rank: int) -> str:
+        """What a rank wrote to stderr until now."""
+        return (self.folder / f"{rank}.err").read_text()
+
+    def exit_codes(self) -> list[int | None]:
+        """How they ended, which they must within minutes."""
+        for process in self.processes:
+            process.join(timeout=300)
+            process.kill()
+        return [process.exitcode for process in self.processes]
 
 
 def start(folder: Path, *arguments: object) -> subprocess.Popen[str]:
@@ -48,8 +85,7 @@ def the_run(folder: Path) -> tuple[mlflow.MlflowClient, mlflow.entities.Run]:
 def test_torchrun_trains_the_network_of_one_process_and_logs_it_once(
     workplace: Path, xrays: Path, run_cli: Cli
 ) -> None:
-    command = ("train", "--data", xrays, *QUICK, "--epochs", 2, "--subset", 0.5)
-    command += ("--class-weights", "balanced")
+    command = (*SMALL, xrays, "--epochs", 2, "--subset", 0.5, "--class-weights", "balanced")
     process = start(workplace, "-m", "pneumonia", *command)
     stdout, stderr = finish(process)
     assert process.returncode == 0, stderr
@@ -57,7 +93,7 @@ def test_torchrun_trains_the_network_of_one_process_and_logs_it_once(
     alone = run_cli(*command, "--tracking-uri", f"sqlite:///{workplace}/one/mlflow.db")
     assert alone.exit_code == 0, alone.stderr
 
-    assert stdout.count("run  ") == stdout.count("models:/resnet34/1 (") == 1
+    assert stdout.count("run  ") == stdout.count("models:/simple_cnn/1 (") == 1
     says = "2 processes: batches of 8 images, 4 each; learning rate 1e-06 as with one"
     assert stderr.count(says) == stderr.count("epoch 2/2") == 1
     client, run = the_run(workplace)
@@ -65,7 +101,7 @@ def test_torchrun_trains_the_network_of_one_process_and_logs_it_once(
     assert run.info.status == "FINISHED"
     assert run.data.tags["world_size"] == "2"
     assert int(run.data.params["data/validation/images"]) % 2 == 1
-    assert [v.version for v in client.search_model_versions("name='resnet34'")] == [1]
+    assert [v.version for v in client.search_model_versions("name='simple_cnn'")] == [1]
 
     for key in [key for key in run.data.metrics if key.startswith(("train/", "val/"))]:
         history, expected = (
@@ -84,10 +120,11 @@ def test_torchrun_trains_the_network_of_one_process_and_logs_it_once(
         torch.testing.assert_close(tensor, expected_weights[key], atol=2e-3, rtol=2e-3)
 
 
-def test_ranks_are_exact_and_stop_and_continue_together(workplace: Path, xrays: Path) -> None:
-    process = start(workplace, WORKER, "compare", xrays, workplace / "found.json")
-    _, stderr = finish(process)
-    assert process.returncode == 0, stderr
+def test_ranks_are_exact_and_stop_and_continue_together(
+    workplace: Path, xrays: Path, forks: Forks
+) -> None:
+    pair = Pair(forks, workplace, torchrun_worker.compare, xrays, workplace / "found.json")
+    assert pair.exit_codes() == [0, 0], pair.error_output(0)
     found = json.loads((workplace / "found.json").read_text())
     assert found["images"]["validation"] % 2 == 1
     assert not any("module" in key or "plain" in key for key in found["keys"])
@@ -96,27 +133,29 @@ def test_ranks_are_exact_and_stop_and_continue_together(workplace: Path, xrays: 
     assert found["stopped and continued, by rank"] == [[0, 0], [0, 0]]
 
 
-def test_a_failing_rank_fails_the_run_with_its_reason(workplace: Path, xrays: Path) -> None:
-    process = start(workplace, WORKER, "fail", "train", "--data", xrays, *SMALL, "--epochs", 9)
-    _, stderr = finish(process)  # it does not hang
-    assert process.returncode == 1
-    assert "Error: unexpected ValueError: its cable is loose" in stderr
-    assert "Error: rank 1 of 2 failed: its cable is loose" in stderr
+def test_a_failing_rank_fails_the_run_with_its_reason(
+    workplace: Path, xrays: Path, forks: Forks
+) -> None:
+    command = [*map(str, SMALL), str(xrays), "--epochs", "9"]
+    pair = Pair(forks, workplace, torchrun_worker.fail, command)
+    assert pair.exit_codes() == [1, 1]  # they do not hang
+    assert "Error: unexpected ValueError: its cable is loose" in pair.error_output(1)
+    assert "Error: rank 1 of 2 failed: its cable is loose" in pair.error_output(0)
     _, run = the_run(workplace)
     assert run.info.status == "FAILED"
     assert run.data.tags["error"] == "TrainingError: rank 1 of 2 failed: its cable is loose"
 
 
-def test_a_signal_to_torchrun_ends_the_run_as_killed(workplace: Path, xrays: Path) -> None:
-    process = start(workplace, "-m", "pneumonia", "train", "--data", xrays, *SMALL, "--epochs", 999)
-    assert process.stderr is not None
-    for line in process.stderr:
-        if "epoch 1/999" in line:
-            break
-    process.send_signal(signal.SIGTERM)
-    _, stderr = finish(process)
-    assert process.returncode != 0
-    assert "Interrupted: what was logged so far is kept." in stderr
+def test_a_signal_to_both_ranks_ends_the_run_as_killed(
+    workplace: Path, xrays: Path, forks: Forks
+) -> None:
+    command = [*map(str, SMALL), str(xrays), "--epochs", "999"]
+    pair = Pair(forks, workplace, pneumonia, command)
+    wait_for("epoch 1/999", workplace / "0.err")
+    for process in pair.processes:
+        process.terminate()
+    assert pair.exit_codes() == [130, 130]
+    assert "Interrupted: what was logged so far is kept." in pair.error_output(0)
     _, run = the_run(workplace)
     assert run.info.status == "KILLED"
 

@@ -20,11 +20,11 @@ from tests.faults.sandbox import QUICK, Sandbox
 Cli = Callable[..., Result]
 
 
+@pytest.mark.xdist_group("forks")
 def test_a_run_killed_while_it_logs_its_model_ends_as_if_it_had_not_been(
-    tmp_path: Path, xrays: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, xrays: Path, forks: Forks
 ) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # before the process that is forked imports torch
-    forks, found = Forks(), []
+    found = []
     train = ["train", "--data", str(xrays), *QUICK, "--network", "simple_cnn", "--epochs", "1"]
     train += ["--experiment-name", "night"]
     for name, kill_point in (("peace", None), ("killed", KillPoint("finalize_model", "before"))):

@@ -78,7 +78,7 @@ def test_the_uri_that_an_unregistered_training_prints_is_taken(
 ) -> None:
     """What ``train --register false`` prints, ``predict`` reads."""
     assert workplace.is_dir()
-    quick = ("--epochs", "1", "--image-size", "32", "--batch-size", "8")
+    quick = ("--network", "simple_cnn", "--epochs", "1", "--image-size", "32", "--batch-size", "8")
     trained = run_cli("train", "--data", xrays, *quick, "--register", "false")
     uri = trained.stdout.partition("model     ")[2].split()[0]
     assert uri.startswith("models:/m-")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import mlflow
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, TEMPORARILY_UNAVAILABLE
@@ -112,6 +112,7 @@ def test_a_new_run_waits_for_the_store_no_longer_than_patience(store: Store) -> 
         run.child("child", {})
 
 
+@settings(max_examples=20)
 @given(st.lists(st.booleans(), min_size=1, max_size=12))
 def test_no_pattern_of_outages_loses_or_doubles_a_metric(
     tmp_path_factory: pytest.TempPathFactory, outages: list[bool]

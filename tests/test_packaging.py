@@ -12,7 +12,9 @@ import yaml
 from click.testing import Result
 
 from pneumonia.cli import cli
-from pneumonia.tracking.store import connect, create_once
+from pneumonia.tracking.runs import NewRun, parent_run
+from pneumonia.tracking.store import choose_experiment, connect, create_once
+from tests.faults.commands import Forks
 
 ROOT = Path(__file__).parents[1]
 PROJECT = yaml.safe_load((ROOT / "MLproject").read_text())
@@ -66,16 +68,37 @@ def test_options_are_known_by_both_spellings(spelling: str, run_cli: Callable[..
     assert "batch_size = 0 is out of range" in result.stderr
 
 
-def activated() -> dict[str, str]:
-    """The environment as it is after ``source bin/activate``."""
-    return {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+CONDA = """#!/usr/bin/env bash
+case "$1 $2" in
+  "env list") echo '{"envs": []}' ;;
+  "env create") echo "$@" >> "$(dirname "$0")/../created" ;;
+  *) echo conda ;;
+esac
+"""
 
 
-def mlflow_run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+@pytest.fixture
+def conda(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A conda that notes which environments it is asked for, and activates the present one."""
+    home = tmp_path / "conda"
+    (home / "bin").mkdir(parents=True)
+    (home / "etc/profile.d").mkdir(parents=True)
+    (home / "bin/conda").write_text(CONDA)
+    (home / "bin/conda").chmod(0o755)
+    (home / "etc/profile.d/conda.sh").write_text(
+        f'conda() {{ export PATH="{Path(sys.executable).parent}:$PATH"; }}\n'
+    )
+    monkeypatch.setenv("MLFLOW_CONDA_HOME", str(home))
+    return home
+
+
+def mlflow_run(
+    folder: Path, *arguments: str, **environment: str
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "mlflow", "run", str(ROOT), "--env-manager", "local", *arguments],
+        [sys.executable, "-m", "mlflow", "run", str(ROOT), *arguments],
         cwd=folder,
-        env=activated(),
+        env={**os.environ, **environment},
         capture_output=True,
         text=True,
         check=False,
@@ -87,9 +110,12 @@ def quick(**more: str) -> list[str]:
     return [part for key, value in (settings | more).items() for part in ("-P", f"{key}={value}")]
 
 
-def test_mlflow_run_trains_in_the_run_it_started(workplace: Path, xrays: Path) -> None:
+def test_mlflow_run_trains_in_the_run_it_started_with_conda(
+    workplace: Path, xrays: Path, conda: Path
+) -> None:
     done = mlflow_run(workplace, "-e", "train", *quick(data=str(xrays), learning_rate="1e-3"))
     assert done.returncode == 0, done.stderr
+    assert "conda.yaml" in (conda / "created").read_text()
     client = mlflow.MlflowClient(f"sqlite:///{workplace}/mlflow.db")
     (run,) = client.search_runs(["0"])
     assert run.info.status == "FINISHED"
@@ -103,7 +129,9 @@ def test_mlflow_run_trains_in_the_run_it_started(workplace: Path, xrays: Path) -
 
 
 def test_a_failing_child_fails_the_run(workplace: Path) -> None:
-    done = mlflow_run(workplace, "-e", "train", "-P", "data=nowhere")
+    activated = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    options = ("--env-manager", "local", "-e", "train", "-P", "data=nowhere")
+    done = mlflow_run(workplace, *options, PATH=activated)
     assert done.returncode == 1
     assert "no folder" in done.stderr
     client = mlflow.MlflowClient(f"sqlite:///{workplace}/mlflow.db")
@@ -111,19 +139,20 @@ def test_a_failing_child_fails_the_run(workplace: Path) -> None:
     assert run.info.status == "FAILED"
 
 
-def test_three_processes_may_start_at_once_on_an_empty_folder(empty_folder: Path) -> None:
-    code = (
-        "from pneumonia.tracking.store import connect, choose_experiment\n"
-        "from pneumonia.tracking.runs import NewRun, parent_run\n"
-        "connect()\n"
-        "with parent_run(NewRun('one', {}, choose_experiment('together'))): pass"
-    )
-    processes = [
-        subprocess.Popen([sys.executable, "-c", code], cwd=empty_folder, stderr=subprocess.PIPE)
-        for _ in range(3)
-    ]
-    errors = [process.communicate()[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0, 0], errors
+def begin_a_run() -> None:
+    connect()
+    with parent_run(NewRun("one", {}, choose_experiment("together"))):
+        pass
+
+
+@pytest.mark.xdist_group("forks")
+def test_three_processes_may_start_at_once_on_an_empty_folder(
+    empty_folder: Path, forks: Forks
+) -> None:
+    processes = [forks.call(empty_folder, {}, name, begin_a_run) for name in "abc"]
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0, 0]
     client = mlflow.MlflowClient(f"sqlite:///{empty_folder}/mlflow.db")
     experiment = client.get_experiment_by_name("together")
     assert len(client.search_runs([experiment.experiment_id])) == 3
@@ -141,36 +170,3 @@ def test_a_store_whose_making_was_interrupted_is_made_anew(empty_folder: Path) -
     connect()
     assert mlflow.MlflowClient().search_experiments()
     assert not list(empty_folder.glob(".mlflow.db*"))
-
-
-CONDA = """#!/usr/bin/env bash
-case "$1 $2" in
-  "env list") echo '{"envs": []}' ;;
-  "env create") echo "$@" >> "$(dirname "$0")/../created" ;;
-  *) echo conda ;;
-esac
-"""
-
-
-def test_mlflow_run_works_with_conda(
-    workplace: Path, xrays: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    home = workplace / "conda"
-    (home / "bin").mkdir(parents=True)
-    (home / "etc/profile.d").mkdir(parents=True)
-    (home / "bin/conda").write_text(CONDA)
-    (home / "bin/conda").chmod(0o755)
-    (home / "etc/profile.d/conda.sh").write_text(
-        f'conda() {{ export PATH="{Path(sys.executable).parent}:$PATH"; }}\n'
-    )
-    monkeypatch.setenv("MLFLOW_CONDA_HOME", str(home))
-    done = subprocess.run(
-        [sys.executable, "-m", "mlflow", "run", str(ROOT), "-e", "train", *quick(data=str(xrays))],
-        cwd=workplace,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "conda.yaml" in (home / "created").read_text()
-    assert "models:/simple_cnn/1" in done.stdout

@@ -13,7 +13,18 @@ from optuna.trial import TrialState
 from pneumonia.evaluation.metrics import classification_metrics
 
 Cli = Callable[..., Result]
-QUICK = ("--epochs", "3", "--image-size", "32", "--batch-size", "8", "--network", "simple_cnn")
+QUICK = (
+    "--subset",
+    "0.5",
+    "--epochs",
+    "3",
+    "--image-size",
+    "32",
+    "--batch-size",
+    "8",
+    "--network",
+    "simple_cnn",
+)
 
 
 def search(

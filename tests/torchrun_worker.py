@@ -1,13 +1,8 @@
-"""What test_distributed starts under torchrun, where a command alone cannot show it.
-
-torchrun … torchrun_worker.py compare FOLDER_OF_IMAGES FILE_FOR_RESULTS
-torchrun … torchrun_worker.py fail COMMAND…
-"""
+"""What test_distributed runs in two ranks, where a command alone cannot show it."""
 
 import json
 import os
 import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 
-from pneumonia.cli import main
 from pneumonia.config.data import DataSettings
 from pneumonia.config.training import TrainingSettings
 from pneumonia.data.dataset import load_data_set
@@ -25,6 +19,7 @@ from pneumonia.training import loop
 from pneumonia.training.checkpoint import Checkpoint
 from pneumonia.training.distributed import ALONE, Ranks, joined
 from pneumonia.training.loop import Trained
+from tests.faults.commands import pneumonia
 
 SETTINGS = TrainingSettings(
     image_size=32,
@@ -39,9 +34,15 @@ SETTINGS = TrainingSettings(
 )
 
 
-def compare(folder: str, results: str) -> None:
+def compare(folder: Path, results: Path) -> None:
+    """Compare two ranks with one process, and a stopped training with one that ran through.
+
+    Args:
+        folder: The images.
+        results: JSON file to write what was found to.
+    """
     preprocessing = Preprocessing(SETTINGS.image_size)
-    data = DataSettings(data=folder, subset=0.5)
+    data = DataSettings(data=str(folder), subset=0.5)
     images = load_data_set(data, preprocessing).open(preprocessing)
 
     def train(settings: TrainingSettings, ranks: Ranks, kept: Checkpoint | None = None) -> Trained:
@@ -55,7 +56,7 @@ def compare(folder: str, results: str) -> None:
 
         settings = SETTINGS.with_values(dropout=0.3)
         through = train(settings, ranks)
-        kept = Checkpoint(Path(results).with_name("checkpoint.pt"), "test")
+        kept = Checkpoint(results.with_name("checkpoint.pt"), "test")
         with pytest.MonkeyPatch.context() as patch:
             if not ranks.is_first:
                 on_call(patch, 5, lambda: os.kill(os.getpid(), signal.SIGTERM))
@@ -71,7 +72,7 @@ def compare(folder: str, results: str) -> None:
             "one process against two, in float64": exactness,
             "stopped and continued, by rank": stopped_and_continued,
         }
-        Path(results).write_text(json.dumps(found))
+        results.write_text(json.dumps(found))
 
 
 def in_float64(patch: pytest.MonkeyPatch) -> None:
@@ -117,18 +118,13 @@ def difference(one: Trained, other: Trained) -> tuple[float, float]:
     return weights, metrics
 
 
-def fail() -> None:
+def fail(command: list[str]) -> None:
+    """Run a command, which fails on rank 1."""
+
     def broken() -> None:
         raise ValueError("its cable is loose")
 
     with pytest.MonkeyPatch.context() as patch:
         if os.environ["RANK"] == "1":
             on_call(patch, 3, broken)
-        main()
-
-
-if __name__ == "__main__":
-    if sys.argv.pop(1) == "compare":
-        compare(*sys.argv[1:])
-    else:
-        fail()
+        pneumonia(command)

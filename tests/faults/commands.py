@@ -5,6 +5,9 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -50,11 +53,34 @@ def _inherited() -> dict[str, str]:
 
 
 class Forks:
-    """Starts commands by forking a process that has imported everything, which takes most time."""
+    """Starts processes by forking one that has imported everything, which takes most time."""
 
     def __init__(self) -> None:
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(_IMPORTED)
+
+    def call(
+        self,
+        folder: Path,
+        environment: Mapping[str, str],
+        name: str,
+        function: Callable[..., None],
+        *arguments: object,
+    ) -> BaseProcess:
+        """Start a process that calls a function, its output going to ``NAME.out`` and ``.err``.
+
+        Args:
+            folder: Its working directory, which also gets the output.
+            environment: What is added to the environment.
+            name: Name of the output files.
+            function: A module's function.
+            arguments: What it is called with.
+        """
+        process = self._context.Process(
+            target=_call, args=(folder, {**_inherited(), **environment}, name, function, arguments)
+        )
+        process.start()
+        return process
 
     def start(
         self,
@@ -65,12 +91,9 @@ class Forks:
         **environment: str,
     ) -> BaseProcess:
         """Start a command in a place, its output going to ``NAME.out`` and ``NAME.err``."""
-        process = self._context.Process(
-            target=_pneumonia,
-            args=(place.folder, {**place.environment, **environment}, arguments, name, kill_point),
-        )
-        process.start()
-        return process
+        kept = {**place.environment, **environment}
+        doing = place.folder / "doing"
+        return self.call(place.folder, kept, name, pneumonia, arguments, doing, kill_point)
 
     def run(self, place: Sandbox, arguments: list[str], name: str) -> int:
         """Run a command to its end; its exit code."""
@@ -79,24 +102,38 @@ class Forks:
         return int(process.exitcode or 0)
 
 
-def _pneumonia(
-    folder: Path,
-    environment: dict[str, str],
-    arguments: list[str],
-    name: str,
-    kill_point: KillPoint | None,
+def wait_for(text: str, file: Path, seconds: float = 180) -> None:
+    """Wait until a process has written a text to its output file, which it must in time."""
+    deadline = time.monotonic() + seconds
+    while not file.exists() or text not in file.read_text():
+        assert time.monotonic() < deadline, f"{text!r} is not in {file}"
+        time.sleep(0.1)
+
+
+def pneumonia(
+    arguments: list[str], doing: Path | None = None, kill_point: KillPoint | None = None
 ) -> None:
+    """Run a command in this process; dies at a kill point, noting in a file what it does."""
     from pneumonia.cli import main
 
+    sys.argv = ["pneumonia", *arguments]
+    with aimed(doing, kill_point) if doing else nullcontext():
+        main()
+
+
+def _call(
+    folder: Path,
+    environment: dict[str, str],
+    name: str,
+    function: Callable[..., None],
+    arguments: tuple[object, ...],
+) -> None:
     os.setsid()
     os.chdir(folder)
-    kept = {**_inherited(), **environment}
     os.environ.clear()
-    os.environ.update(kept)
+    os.environ.update(environment)
     for number, suffix in ((1, "out"), (2, "err")):
         handle = os.open(folder / f"{name}.{suffix}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(handle, number)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    sys.argv = ["pneumonia", *arguments]
-    with aimed(folder / "doing", kill_point):
-        main()
+    function(*arguments)
