@@ -231,9 +231,11 @@ def test_odd_names_come_back_as_they_were(file_format: str, tmp_path: Path, pred
 def test_names_in_another_encoding_do_not_end_the_batch(
     file_format: str, tmp_path: Path, predict: Cli
 ) -> None:
+    folder = tmp_path / "lungs"
+    folder.mkdir()
     for name in (b"lung-\xe9.png", b"plain.png"):
-        GREY.save(Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name)))
-    paths = b"\n".join(sorted(os.fsencode(path) for path in tmp_path.iterdir()))
+        GREY.save(Path(os.fsdecode(os.fsencode(folder) + b"/" + name)))
+    paths = b"\n".join(sorted(os.fsencode(path) for path in folder.iterdir()))
     result = predict("-", "--format", file_format, input=paths)
     assert result.exit_code == 0, result.stderr
     assert b"plain.png" in result.stdout_bytes

@@ -74,12 +74,12 @@ def empty_studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def apart(
-    workplace: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+    empty_folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> Path:
     own = tmp_path_factory.mktemp("own")
     monkeypatch.setenv("PNEUMONIA_STATE", str(own / "state"))
     monkeypatch.setenv("PNEUMONIA_CACHE", str(own / "cache"))
-    return workplace
+    return empty_folder
 
 
 @pytest.fixture

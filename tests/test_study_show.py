@@ -120,12 +120,12 @@ def test_an_unknown_name_brings_up_the_one_that_was_meant(run_cli: Cli) -> None:
 @pytest.mark.parametrize("arguments", [("show", "night"), ("list",)])
 @pytest.mark.parametrize("storage", ["", "sqlite:///there/optuna.db", "journal:///there/log"])
 def test_no_storage_is_made(
-    arguments: tuple[str, ...], storage: str, workplace: Path, run_cli: Cli
+    arguments: tuple[str, ...], storage: str, empty_folder: Path, run_cli: Cli
 ) -> None:
     result = run_cli("study", *arguments, "--storage", storage)
     assert result.exit_code == 2
     assert "there is no study storage" in result.stderr
-    assert list(workplace.iterdir()) == []
+    assert list(empty_folder.iterdir()) == []
 
 
 def test_a_trial_taken_up_again_is_drawn_at_its_own_number(monkeypatch: pytest.MonkeyPatch) -> None:
