@@ -29,6 +29,12 @@ class LeakageError(DataError):
     exit_code = 3
 
 
+class LabelError(DataError):
+    """Identical images are in both class folders."""
+
+    exit_code = 3
+
+
 class WeightsError(PneumoniaError):
     """Initial weights cannot be fetched or do not fit the network."""
 

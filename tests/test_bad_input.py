@@ -102,7 +102,7 @@ GREY = Image.linear_gradient("L").resize((64, 64))
 UNREADABLE = {
     "truncated.jpeg": (encoded(GREY, "JPEG")[:500], "damaged image"),
     "zero.jpeg": (b"", "the file is empty"),
-    "text.jpeg": (b"no image at all\n", "not a JPEG or PNG image"),
+    "text.jpeg": (b"no image at all\n", "not a JPEG, PNG, TIFF, BMP or WebP image"),
     "dot.png": (encoded(GREY.resize((1, 1)), "PNG"), "1×1 pixels, too small"),
     "large.png": (png_claiming(9_000), "9000×9000 pixels, over the limit"),
     "bomb.png": (png_claiming(60_000), "exceeds limit"),
@@ -259,7 +259,7 @@ def test_an_empty_class_folder_is_named(data: Path, train: Cli) -> None:
     shutil.rmtree(folder)
     folder.mkdir()
     error = error_of(train(data), 1)
-    assert f"class folder '{folder}' holds no JPEG or PNG image: " in error
+    assert f"class folder '{folder}' holds no image: " in error
 
 
 def test_one_class_alone_is_refused(data: Path, train: Cli) -> None:

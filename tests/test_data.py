@@ -106,8 +106,8 @@ def test_a_flat_folder_is_split_by_us(xrays: Path, tmp_path: Path) -> None:
     (tmp_path / "Pneumonia" / "scan.DCM").write_bytes(b"")
     (tmp_path / "Pneumonia" / "__MACOSX").mkdir()
     data = load_data_set(DataSettings(data=str(tmp_path)), SMALL)
-    assert data.skipped == {"hidden": 1, ".txt": 1, ".dcm": 1, "system folder": 1}
-    assert "skipped: 1 .dcm, 1 .txt, 1 hidden, 1 system folder" in data.report()
+    assert data.skipped == {"hidden": 1, ".txt": 1, ".dcm": 1, "__MACOSX folder": 1}
+    assert "skipped: 1 .dcm, 1 .txt, 1 __MACOSX folder, 1 hidden" in data.report()
     with pytest.raises(DataError, match="validation_folders = 'val', but"):
         load_data_set(
             DataSettings(data=str(tmp_path), train_folders="train", validation_folders="val"),

@@ -100,7 +100,7 @@ def test_torchrun_trains_the_network_of_one_process_and_logs_it_once(
     client_of_one, run_of_one = the_run(workplace / "one")
     assert run.info.status == "FINISHED"
     assert run.data.tags["world_size"] == "2"
-    assert int(run.data.params["data/validation/images"]) % 2 == 1
+    assert int(run.data.params["dataset/validation/images"]) % 2 == 1
     assert [v.version for v in client.search_model_versions("name='simple_cnn'")] == [1]
 
     for key in [key for key in run.data.metrics if key.startswith(("train/", "val/"))]:

@@ -29,7 +29,9 @@ def test_a_training_run_holds_everything(trained: SimpleNamespace) -> None:
     run = client.search_runs(["0"], order_by=["attributes.start_time"])[0]
     assert run.info.status == "FINISHED"
     assert run.data.params["epochs"] == "1"
-    assert int(run.data.params["data/train/images"]) > 20
+    assert int(run.data.params["dataset/train/images"]) > 20
+    for keys in (run.data.params, run.data.metrics):  # a file store has files and folders for them
+        assert not [(a, b) for a in keys for b in keys if b.startswith(f"{a}/")]
     assert {"train/loss", "val/accuracy", "val/auc", "test/sensitivity"} <= run.data.metrics.keys()
     assert run.data.tags["version.torch"]
     assert run.data.tags["git.dirty"] in {"true", "false", "unknown"}
@@ -153,7 +155,7 @@ def test_cross_validation_scores_every_image_out_of_fold(
     path = client.download_artifacts(parent.info.run_id, "out_of_fold.csv", str(workplace))
     rows = list(csv.DictReader(Path(path).read_text().splitlines()))
     assert len(rows) == sum(
-        int(parent.data.params[f"data/{r}/images"]) for r in ("train", "validation")
+        int(parent.data.params[f"dataset/{r}/images"]) for r in ("train", "validation")
     )
     folds: dict[str, set[str]] = {}
     for row in rows:

@@ -81,5 +81,7 @@ def _print_result(result: "TrainingResult | None") -> None:
     click.echo(f"model     {result.model_uri} ({result.verdict})")
     if result.synthetic:
         click.echo("These are results on synthetic images: they say nothing about real X-rays.")
+    if result.warning:
+        click.echo(f"warning   {result.warning}")
     click.echo("next      pneumonia ui")
     click.echo(f"          pneumonia predict --model-uri {result.model_uri} IMAGES")

@@ -67,7 +67,10 @@ class DataSettings(Settings):
         default=False, description="Leave unreadable images out instead of stopping."
     )
     allow_leakage: bool = Field(
-        default=False, description="Go on though splits share patients or images."
+        default=False, description="Continue though splits share patients or images."
+    )
+    allow_conflicting_labels: bool = Field(
+        default=False, description="Continue though identical images are in both class folders."
     )
 
     @field_validator("classes")

@@ -105,6 +105,11 @@ class DataSet:
         """The counts as a table, and what a user should know."""
         return summary.report(self.roles, self.settings.class_names, self.skipped)
 
+    @property
+    def warning(self) -> str:
+        """What makes results on this data set doubtful, to be said again with them; or empty."""
+        return summary.unknown_patients([i for images in self.roles.values() for i in images])
+
     def open(
         self, preprocessing: Preprocessing, progress: Progress | None = None
     ) -> dict[str, Images]:
@@ -129,9 +134,12 @@ def load_data_set(
 
     Raises:
         DataError: Images are missing, unreadable or too few.
+        LabelError: Identical images are in both class folders.
         LeakageError: A patient or an identical image is in two roles.
     """
     root, found, cache = find_readable(settings, preprocessing, progress)
+    if not settings.allow_conflicting_labels:
+        summary.refuse_conflicting_labels(found.images)
     roles = assign_roles(found, settings)
     if not settings.allow_leakage:
         summary.refuse_leakage(roles)

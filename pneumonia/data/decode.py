@@ -43,6 +43,9 @@ _TURNS = {
 }
 """What turns an image upright, by EXIF orientation; 1 is upright."""
 
+_FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP")
+_MIN_IS_WHITE, _PHOTOMETRIC_TAG = 0, 0x0106
+
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_NEEDED = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 
@@ -66,21 +69,23 @@ class Preprocessing:
 
 
 def decode(encoded: bytes, preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    """Decode a JPEG or PNG file's bytes to a square greyscale image.
+    """Decode a JPEG, PNG, TIFF, BMP or WebP file's bytes to a square greyscale image.
 
     Orientation is taken from EXIF, and transparency is laid over black. A JPEG much larger than
     needed is scaled down by its own decoder first. Damaged metadata is ignored.
 
     A 16-bit greyscale file is scaled by the bits that it uses: those that its header gives (PNG's
     sBIT chunk) if no value needs more, else the least of 8, 10, 12, 14 and 16 bits that holds
-    its largest value. Of these bits the upper eight are kept.
+    its largest value. Of these bits the upper eight are kept. A TIFF file whose zero is white is
+    inverted.
 
     Returns:
         Grey levels, uint8 (image_size, image_size), 0 black to 255 white.
 
     Raises:
-        UnreadableImageError: The bytes are no JPEG or PNG, are cut short, or have a size that no
-            radiograph has. No bytes raise anything else.
+        UnreadableImageError: The bytes are no such file, are cut short, hold several images or
+            floating-point pixels, or have a size that no radiograph has. No bytes raise anything
+            else.
     """
     side = preprocessing.image_size
     try:
@@ -123,14 +128,17 @@ def _normalisation(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
 def _decode_grey(encoded: bytes, side: int) -> Image.Image:
     """Decode to greyscale, upright, at least twice as large as needed where the file is."""
     try:
-        with Image.open(io.BytesIO(encoded), formats=("JPEG", "PNG")) as image:
+        with Image.open(io.BytesIO(encoded), formats=_FORMATS) as image:
             _check_size(image)
+            _check_kind(image)
             image.draft("L", _at_least_twice(image.size, side))
             image.load()
             grey = _grey(image, _significant_bits(encoded))
+            if image.mode.startswith("I") and _zero_is_white(image):
+                grey = ImageOps.invert(grey)
             turn = _TURNS.get(_orientation(image))
     except UnidentifiedImageError:
-        reason = "the file is empty" if not encoded else "not a JPEG or PNG image"
+        reason = "the file is empty" if not encoded else "not a JPEG, PNG, TIFF, BMP or WebP image"
         raise UnreadableImageError(reason) from None
     except UnreadableImageError:
         raise
@@ -199,6 +207,21 @@ def _check_size(image: Image.Image) -> None:
         raise UnreadableImageError(f"{width}×{height} pixels, too small for a radiograph")
 
 
+def _check_kind(image: Image.Image) -> None:
+    frames = getattr(image, "n_frames", 1)
+    # A JPEG with several pictures holds one X-ray and its previews.
+    if frames > 1 and image.format not in ("JPEG", "MPO"):
+        raise UnreadableImageError(f"holds {frames} images, not one: save each as a file")
+    if image.mode == "F":
+        raise UnreadableImageError("floating-point pixels, of which black and white are unknown")
+
+
+def _zero_is_white(image: Image.Image) -> bool:
+    """Whether a TIFF file says so; Pillow inverts 8 bits itself, but not 16."""
+    tags = getattr(image, "tag_v2", {})
+    return bool(tags.get(_PHOTOMETRIC_TAG, 1) == _MIN_IS_WHITE)
+
+
 def _at_least_twice(size: tuple[int, int], side: int) -> tuple[int, int]:
     """Size to ask the JPEG decoder for: half of it is still left to the antialiasing resize."""
     scale = min(1.0, 2 * side / min(size))
@@ -207,9 +230,10 @@ def _at_least_twice(size: tuple[int, int], side: int) -> tuple[int, int]:
 
 def _grey(image: Image.Image, header_bits: int) -> Image.Image:
     if image.mode.startswith("I"):  # 16 bits, which convert("L") would clip
-        levels = np.asarray(image).astype(np.int64).clip(0, 65535)
+        levels = np.asarray(image).astype(np.int64).clip(0)
         largest = int(levels.max())
-        bits = min(depth for depth in _BIT_DEPTHS if largest < 2**depth)
+        depths = (*_BIT_DEPTHS, largest.bit_length())  # "I" may hold up to 32 bits
+        bits = next(depth for depth in depths if largest < 2**depth)
         if 8 <= header_bits < 16 and largest < 2**header_bits:
             bits = header_bits
         return Image.fromarray((levels >> (bits - 8)).astype(np.uint8))

@@ -2,24 +2,19 @@
 
 import hashlib
 import os
+import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from pneumonia.cores import available_cores
-from pneumonia.data.layout import (
-    SYSTEM_FOLDERS,
-    cannot_read,
-    class_folders,
-    is_folder,
-    part_folders,
-)
+from pneumonia.data.file_types import SKIPPED_FOLDERS, why_skipped
+from pneumonia.data.layout import cannot_read, class_folders, is_folder, part_folders
 from pneumonia.data.patients import Patient, compile_pattern, patient_of
 from pneumonia.errors import DataError
-
-IMAGE_ENDINGS = frozenset({".jpg", ".jpeg", ".png"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,20 +82,16 @@ def find_images(
             files = list(walk_images(class_folder, skipped))
             if not files:
                 raise DataError(
-                    f"class folder {str(class_folder)!r} holds no JPEG or PNG image: "
-                    "put the images of this class there"
+                    f"class folder {str(class_folder)!r} holds no image: "
+                    f"put the images of this class there{_not_used(skipped)}"
                 )
             labelled += [(part, label, file) for file in files]
+            tell = partial(_patient, root=root, pattern=pattern)
+            _refuse_same_names(class_folder, files, tell)
     with ThreadPoolExecutor(max_workers=available_cores()) as threads:
         digests = threads.map(_digest, (file for _, _, file in labelled))
         images = [
-            ImageFile(
-                file,
-                part,
-                label,
-                patient_of(file.relative_to(root).as_posix(), str(file), pattern),
-                digest,
-            )
+            ImageFile(file, part, label, _patient(file, root, pattern), digest)
             for (part, label, file), digest in zip(labelled, digests, strict=True)
         ]
     return Found(images, skipped)
@@ -111,13 +102,17 @@ def describe_skipped(skipped: Counter[str]) -> str:
     return ", ".join(f"{count:,} {kind}" for kind, count in sorted(skipped.items()))
 
 
+def _not_used(skipped: Counter[str]) -> str:
+    return f" (skipped: {describe_skipped(skipped)})" if skipped else ""
+
+
 def walk_images(folder: Path, skipped: Counter[str] | None = None) -> Iterator[Path]:
     """Yield the image files under a folder in sorted order, following links but never in circles.
 
     Args:
         folder: Where to start.
-        skipped: Counts by kind of what is not used, added to: files by their ending, such as
-            ``.dcm``; hidden files; folders of the system.
+        skipped: Counts by kind of what is not used, added to: files as ``why_skipped`` calls
+            them, hidden files, and folders that hold no X-rays by their name.
 
     Raises:
         DataError: A folder cannot be read.
@@ -139,14 +134,42 @@ def _walk(folder: Path, skipped: Counter[str], ancestors: frozenset[Path]) -> It
         path = Path(entry.path)
         if entry.name.startswith("."):
             skipped["hidden"] += 1
-        elif entry.name in SYSTEM_FOLDERS:
-            skipped["system folder"] += 1
         elif is_folder(entry):
-            yield from _walk(path, skipped, ancestors | {real})
-        elif path.suffix.lower() in IMAGE_ENDINGS:
-            yield path
+            if entry.name.casefold() in SKIPPED_FOLDERS:
+                skipped[f"{entry.name} folder"] += 1
+            else:
+                yield from _walk(path, skipped, ancestors | {real})
+        elif reason := why_skipped(path):
+            skipped[reason] += 1
         else:
-            skipped[path.suffix.lower() or "without ending"] += 1
+            yield path
+
+
+def _patient(file: Path, root: Path, pattern: re.Pattern[str] | None) -> Patient:
+    return patient_of(file.relative_to(root).as_posix(), str(file), pattern)
+
+
+def _refuse_same_names(
+    class_folder: Path, files: Sequence[Path], patient: Callable[[Path], Patient]
+) -> None:
+    """Refuse files of one name in sibling folders, such as ``images/`` and ``masks/``.
+
+    Where their paths tell two patients they are two X-rays.
+    """
+    first: dict[tuple[Path, str], Path] = {}
+    for file in files:
+        if file.parent == class_folder:
+            continue
+        other = first.setdefault((file.parent.parent, file.stem.casefold()), file)
+        if other.parent == file.parent:
+            continue
+        one, two = patient(other), patient(file)
+        if not (one.known and two.known and one.key != two.key):
+            raise DataError(
+                f"{str(other)!r} and {str(file)!r} have one name: move away the folder that holds "
+                "no X-rays, such as masks; where the folders are patients, tell them apart with "
+                "--patient-pattern"
+            )
 
 
 def _digest(file: Path) -> str:

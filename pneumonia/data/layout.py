@@ -2,16 +2,15 @@
 
 import logging
 import os
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
 from pneumonia.config.data import PART_NAMES
+from pneumonia.data.file_types import SKIPPED_FOLDERS
 from pneumonia.errors import DataError, nearest
 
 log = logging.getLogger(__name__)
-
-SYSTEM_FOLDERS = frozenset({"__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN"})
-"""Folders that archivers, network drives and operating systems leave beside the images."""
 
 _DEPTH = 3
 """How many folders down a data set is looked for."""
@@ -91,14 +90,14 @@ def cannot_read(folder: Path, error: OSError) -> DataError:
 
 
 def _is_data_set(folder: Path, class_names: tuple[str, str]) -> bool:
-    wanted = {name.casefold() for name in class_names}
+    wanted = {_same_name(name) for name in class_names}
     places = (folder, *part_folders(folder).values())
-    return any(wanted & {name.casefold() for name in _subfolders(place)} for place in places)
+    return any(wanted & {_same_name(name) for name in _subfolders(place)} for place in places)
 
 
 def _data_sets_below(folder: Path, class_names: tuple[str, str], depth: int) -> Iterator[Path]:
     for name, path in sorted(_subfolders(folder).items()):
-        if name.startswith(".") or name in SYSTEM_FOLDERS or path.is_symlink():
+        if name.startswith(".") or name.casefold() in SKIPPED_FOLDERS or path.is_symlink():
             continue
         if _is_data_set(path, class_names):
             yield path
@@ -108,14 +107,20 @@ def _data_sets_below(folder: Path, class_names: tuple[str, str], depth: int) -> 
 
 def _only_folder(root: Path, known_as: tuple[str, ...]) -> Path | None:
     """The one folder in ``root`` that has any of these names, in any case."""
+    wanted = {_same_name(name) for name in known_as}
     subfolders = sorted(_subfolders(root).items())
-    present = [path for name, path in subfolders if name.casefold() in map(str.casefold, known_as)]
+    present = [path for name, path in subfolders if _same_name(name) in wanted]
     if len(present) > 1:
         raise DataError(
             f"folders {present[0].name!r} and {present[1].name!r} in {str(root)!r} are both for "
             f"{known_as[0]!r}: merge them, or rename one"
         )
     return present[0] if present else None
+
+
+def _same_name(name: str) -> str:
+    """Equal for names that differ only in case, or in how Unicode composes their letters."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _subfolders(folder: Path) -> dict[str, Path]:

@@ -7,12 +7,28 @@ from pathlib import PurePosixPath
 from pneumonia.errors import UsageError
 
 _PUBLISHED = (
-    # chest_xray (Kermany et al. 2018), versions 2 and 3. Bacteria and virus patients, and the two
-    # series of normal ones, are numbered independently, so the number alone is no key.
-    re.compile(r"person(?P<number>\d+)_(?P<pathogen>bacteria|virus)_\d+", re.IGNORECASE),
-    re.compile(r"(?P<pathogen>BACTERIA|VIRUS)-(?P<number>\d+)-\d+"),
-    re.compile(r"(?P<series>(?:NORMAL2?-)?IM|NORMAL)-(?P<number>\d+)-\d+"),
+    # NIH ChestX-ray14 (Wang et al. 2017): 00000013_005.
+    re.compile(r"(?:^|/)(?P<number>\d{8})_\d{3}$"),
+    # CheXpert (Irvin et al. 2019): patient00001/study1/view1_frontal.
+    re.compile(r"(?:^|/)(?P<series>patient)(?P<number>\d{5,})[/_]study\d+[/_]", re.IGNORECASE),
+    # MIMIC-CXR (Johnson et al. 2019): p10/p10000032/s50414267/….
+    re.compile(r"(?:^|/)(?P<series>p)(?P<number>\d{8})/s\d{8}/"),
+    # Indiana University (Demner-Fushman et al. 2016): CXR1000_IM-0003-2001.
+    re.compile(r"(?:^|/)(?P<series>CXR)(?P<number>\d+)_(?:IM-\d+-)?\d+", re.IGNORECASE),
+    # Montgomery and Shenzhen (Jaeger et al. 2014): MCUCXR_0001_0.
+    re.compile(r"(?:^|/)(?P<series>MCUCXR|CHNCXR)_(?P<number>\d{4})_[01]", re.IGNORECASE),
+    # chest_xray (Kermany et al. 2018), versions 2 and 3, also as copies that augmentation tools
+    # name aug_0_person12_virus_46. Bacteria and virus patients, and the series of normal ones, are
+    # numbered independently, so the number alone is no key.
+    re.compile(
+        r"(?<![a-z])person ?(?P<number>\d+)_(?P<pathogen>bacteria|virus)_\d+[^/]*$", re.IGNORECASE
+    ),
+    re.compile(r"(?<![a-z])(?P<pathogen>bacteria|virus)-(?P<number>\d+)-\d+[^/]*$", re.IGNORECASE),
+    re.compile(
+        r"(?<![a-z])(?P<series>(?:NORMAL2?-)?IM|NORMAL)-(?P<number>\d+)-\d+[^/]*$", re.IGNORECASE
+    ),
 )
+"""Names of public data sets, searched in the path without its ending."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,18 +71,18 @@ def patient_of(path: str, own_key: str, pattern: re.Pattern[str] | None = None) 
         path: The file's path relative to the data set, with ``/`` on every system.
         own_key: What to call the patient when no pattern matches: unique to the image.
         pattern: The user's pattern, with a ``patient`` group, searched in the whole path; without
-            one the published names, matched against the file's name.
+            one the names of public data sets.
     """
     if pattern is not None:
         match = pattern.search(path)
         if match is None or not match["patient"]:
             return Patient(own_key, None, known=False)
         return Patient(match["patient"], None, known=True)
-    stem = PurePosixPath(path).stem
+    stem = str(PurePosixPath(path).with_suffix(""))
     for published in _PUBLISHED:
-        if match := published.match(stem):
+        if match := published.search(stem):
             groups = match.groupdict()
-            pathogen = groups.get("pathogen")
-            family = pathogen.lower() if pathogen else groups["series"]
-            return Patient(f"{family}-{match['number']}", pathogen and family, known=True)
+            pathogen = (groups.get("pathogen") or "").lower() or None
+            family = pathogen or groups.get("series", "nih").upper()
+            return Patient(f"{family}-{match['number']}", pathogen, known=True)
     return Patient(own_key, None, known=False)

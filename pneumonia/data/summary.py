@@ -1,12 +1,12 @@
 """What is in a data set: counts by role, class and pathogen; duplicates; and leakage."""
 
 import hashlib
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from pneumonia.data.folders import ImageFile, describe_skipped
-from pneumonia.errors import LeakageError
+from pneumonia.errors import LabelError, LeakageError
 
 Roles = Mapping[str, Sequence[ImageFile]]
 
@@ -61,6 +61,32 @@ def refuse_leakage(roles: Roles) -> None:
         )
 
 
+def refuse_conflicting_labels(images: Iterable[ImageFile]) -> None:
+    """Stop where identical images are in both class folders.
+
+    Raises:
+        LabelError: There are some.
+    """
+    if pairs := _conflicting(images):
+        listed = "; ".join(f"{str(one.path)!r} and {str(other.path)!r}" for one, other in pairs[:3])
+        raise LabelError(
+            f"{len(pairs)} images are in both class folders with identical content ({listed}): "
+            "remove each from the wrong class, or continue with --allow-conflicting-labels"
+        )
+
+
+def unknown_patients(images: Sequence[ImageFile]) -> str:
+    """A warning where more than a tenth of the file names tell no patient; else empty."""
+    unknown = sum(not image.patient.known for image in images)
+    if unknown <= len(images) / 10:
+        return ""
+    return (
+        f"{unknown:,} of {len(images):,} file names tell no patient: each such image counts as its "
+        "own patient, so one patient may be in several splits and the results may flatter; see "
+        "--patient-pattern"
+    )
+
+
 def digest(images: Sequence[ImageFile]) -> str:
     """Fingerprint of a set of labelled images, wherever the files lie: 16 hexadecimal digits."""
     lines = sorted(f"{image.label} {image.digest}" for image in images)
@@ -91,19 +117,30 @@ def report(roles: Roles, class_names: tuple[str, str], skipped: Counter[str]) ->
 
 def _remarks(roles: Roles, skipped: Counter[str]) -> Iterator[str]:
     images = [image for part in roles.values() for image in part]
-    if unknown := sum(not image.patient.known for image in images):
+    unknown = sum(not image.patient.known for image in images)
+    if warning := unknown_patients(images):
+        yield warning
+    elif unknown:
         yield (
             f"{unknown:,} of {len(images):,} file names tell no patient: each such image counts as "
             "its own patient (see --patient-pattern)"
         )
-    labels_of = defaultdict(set)
-    for image in images:
-        labels_of[image.digest].add(image.label)
-    if contradictory := sum(len(labels) > 1 for labels in labels_of.values()):
-        yield f"{contradictory} images are in both class folders with identical content"
+    if pairs := _conflicting(images):
+        yield f"{len(pairs)} images are in both class folders with identical content"
     if skipped:
         yield f"skipped: {describe_skipped(skipped)}"
     yield from map(str, leakages(roles))
+
+
+def _conflicting(images: Iterable[ImageFile]) -> list[tuple[ImageFile, ImageFile]]:
+    """Pairs of identical images with different labels, one pair for each content."""
+    first: dict[str, ImageFile] = {}
+    pairs: dict[str, tuple[ImageFile, ImageFile]] = {}
+    for image in images:
+        known = first.setdefault(image.digest, image)
+        if known.label != image.label:
+            pairs.setdefault(image.digest, (known, image))
+    return list(pairs.values())
 
 
 def _patients(images: Sequence[ImageFile]) -> set[str]:

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from pneumonia.data.decode import UnreadableImageError, decode
+from pneumonia.data.file_types import OVERLAY_MARK
 from pneumonia.errors import DataError
 from pneumonia.evaluation.gallery import overlay
 from pneumonia.evaluation.grad_cam import grad_cam
@@ -33,6 +35,8 @@ def explain_images(model: LoadedModel, files: Iterable[Path], output: Path) -> I
         DeviceError: The device is out of memory.
     """
     layer = network_named(model.config.network).cam_layer
+    mark = PngInfo()
+    mark.add_text(*OVERLAY_MARK)  # so that no folder scan takes it for an X-ray
     try:
         output.mkdir(parents=True, exist_ok=True)
         number = 0
@@ -53,7 +57,8 @@ def explain_images(model: LoadedModel, files: Iterable[Path], output: Path) -> I
                         with out_of_memory_as_error(device, "free its memory"):
                             heat = grad_cam(model.network, layer, grey.to(device))[0]  # (H, W)
                         with atomic_write(target) as unfinished:
-                            Image.fromarray(overlay(pixels, heat)).save(unfinished, "PNG")
+                            drawn = Image.fromarray(overlay(pixels, heat))
+                            drawn.save(unfinished, "PNG", pnginfo=mark)
                         row["overlay"] = str(target)
                 yield row
     except OSError as error:

@@ -29,6 +29,7 @@ class TrainingResult:
         model_uri: The registered version's URI, or the logged model's.
         verdict: What became of the champion, or that nothing was registered.
         synthetic: Whether the images were drawn, not taken.
+        warning: What makes the results doubtful; empty where nothing is known to.
     """
 
     test: Mapping[str, float]
@@ -36,6 +37,7 @@ class TrainingResult:
     model_uri: str
     verdict: str
     synthetic: bool = False
+    warning: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """What JSON can hold of it, which is all."""
@@ -72,7 +74,8 @@ def log_result(
     example = images["test"].files[0].path.read_bytes()
     uri = log_model(run, trained.network.cpu(), config, step=trained.best_epoch, example=example)
     if not register_winner:
-        return TrainingResult(test, intervals, uri, "not registered, as asked", synthetic)
+        verdict = "not registered, as asked"
+        return TrainingResult(test, intervals, uri, verdict, synthetic, data.warning)
     uri, verdict = register(
         uri,
         run,
@@ -87,7 +90,7 @@ def log_result(
             **{f"test.{key}": f"{test[key]:.4f}" for key in _SCORED_IN},
         },
     )
-    return TrainingResult(test, intervals, uri, verdict, synthetic)
+    return TrainingResult(test, intervals, uri, verdict, synthetic, data.warning)
 
 
 def description(
@@ -112,6 +115,7 @@ def description(
         f"epoch {trained.best_epoch} of {len(trained.history)}.\n\n{search}"
         f"Test, scored once: {summary(result)} (95 % intervals by bootstrap over patients).\n\n"
         f"Model: `{result.model_uri}` ({result.verdict}).\n"
+        + (f"\n**Warning**: {data.warning}.\n" if data.warning else "")
     )
 
 

@@ -4,6 +4,7 @@ import io
 import json
 import math
 import os
+import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -154,8 +155,9 @@ class Run:
             context = InputTag(MLFLOW_DATASET_CONTEXT, "training" if role == "train" else role)
             inputs.append(DatasetInput(entity, [context]))
         self.outbox.ask(lambda: self.outbox.client.log_inputs(self.id, inputs))
-        self.log_parameters({f"data/{key}": value for key, value in data.counts().items()})
-        self.log_parameters({"data/digest": data.digest})
+        # Not under data/: where MLflow keeps parameters as files, ``data`` is one itself.
+        counts = {f"dataset/{_key(key)}": value for key, value in data.counts().items()}
+        self.log_parameters({**counts, "dataset/digest": data.digest})
         self.tag({"data.digest": data.digest})
         self.log_text(data.report(), "data.txt")
 
@@ -184,6 +186,11 @@ class Run:
             lambda: client.create_run(self.experiment_id, tags=own, run_name=name)
         )
         return Run(created)
+
+
+def _key(name: str) -> str:
+    """A name as MLflow takes it for a key; what it does not take is given in hexadecimal."""
+    return re.sub(r"[^/\w.\- ]", lambda match: f"x{ord(match[0]):02x}", name)
 
 
 @dataclass(frozen=True, slots=True)

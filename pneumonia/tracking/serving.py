@@ -54,7 +54,7 @@ class XrayClassifier(PythonModel):
 
         Args:
             context: MLflow's, not needed after loading.
-            model_input: A column ``image`` of encoded JPEG or PNG bytes, the same in base64, or
+            model_input: A column ``image`` of encoded image bytes, the same in base64, or
                 file paths.
             params: ``threshold``, the least probability called positive, 0–1; the model's own by
                 default.

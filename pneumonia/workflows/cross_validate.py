@@ -2,6 +2,7 @@
 
 import csv
 import io
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -25,6 +26,8 @@ from pneumonia.training.checkpoint import Epoch
 from pneumonia.training.device import choose_engine, out_of_memory_as_error
 from pneumonia.training.loop import train
 from pneumonia.workflows.prepare import load_data
+
+log = logging.getLogger(__name__)
 
 Summary = Mapping[str, tuple[float, float, float]]
 
@@ -158,7 +161,10 @@ def _log_summary(
         for key, (mean, deviation, pooled) in summary.items()
     ]
     head = f"{len(best)} folds, by patient.\n\n| metric | mean ± sd | pooled |\n|---|---|---|\n"
-    run.set_description(head + "\n".join(rows) + "\n")
+    warning = f"\n**Warning**: {data.warning}.\n" if data.warning else ""
+    run.set_description(head + "\n".join(rows) + "\n" + warning)
+    if data.warning:
+        log.warning("warning: %s", data.warning)
     return summary
 
 

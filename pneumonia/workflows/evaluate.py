@@ -140,7 +140,7 @@ def evaluate_model(
         )
     digest = summary.digest(files)
     run.log_parameters({"model_uri": model.uri, "data": str(root), "split": split})
-    run.log_parameters({"data/digest": digest, "threshold": threshold})
+    run.log_parameters({"dataset/digest": digest, "threshold": threshold})
     run.tag({"model_uri": model.uri, "model.run_id": model.run_id or "", "data.digest": digest})
     metrics, intervals = log_scores(
         run,
