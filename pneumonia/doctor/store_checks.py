@@ -1,13 +1,16 @@
 """Whether the tracking store and the study storage answer."""
 
+import sqlite3
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from optuna.storages import BaseStorage
 
-from pneumonia.doctor.checks import Mark, Remark, Section
+from pneumonia.doctor.checks import Issue, Mark, Remark, Section
 from pneumonia.errors import PneumoniaError
 from pneumonia.search.storage import existing_storage, storage_url
 from pneumonia.search.study import known_studies
+from pneumonia.tracking.moved import former_place, update_locations
 from pneumonia.tracking.store import chosen_uri, connect, local_database, without_password
 
 
@@ -24,6 +27,29 @@ class Stores:
     tracking_uri: str | None
     studies: BaseStorage | None
     section: Section
+
+
+def check_place(tracking_uri: str | None) -> Iterator[Section]:
+    """Whether a local store still names the folder that its project was moved from.
+
+    Args:
+        tracking_uri: As given by the user, or None.
+    """
+    database = local_database(chosen_uri(tracking_uri))
+    if database is None or not database.is_file():
+        return
+    try:
+        old = former_place(database)
+    except sqlite3.Error:  # no store of MLflow; check_stores says so
+        return
+    if old is not None:
+        issue = Issue(
+            f"store {str(database)!r} keeps its artifacts in {str(old)!r}, where the project was "
+            "before it was moved or copied",
+            "look for them beside the store",
+            lambda: f"changed {update_locations(database):,} locations",
+        )
+        yield Section("Place", [issue])
 
 
 def check_stores(tracking_uri: str | None, storage: str) -> Stores:

@@ -21,7 +21,7 @@ from tenacity import (
 from pneumonia.errors import PneumoniaError, UsageError
 from pneumonia.search.queue import TrialQueue
 from pneumonia.tracking.outbox import patience
-from pneumonia.tracking.store import create_once, while_others_create
+from pneumonia.tracking.store import absolute_sqlite_url, create_once, while_others_create
 
 log = logging.getLogger(__name__)
 
@@ -80,10 +80,10 @@ def existing_storage(url: str) -> BaseStorage | None:
 
 def storage_url(url: str) -> str:
     """The storage's URL, with the local default and local paths made absolute."""
-    for scheme in (_SQLITE, _JOURNAL):
-        if url.startswith(scheme):
-            return f"{scheme}{Path(url.removeprefix(scheme)).absolute()}"
-    return url or f"{_SQLITE}{Path('optuna.db').absolute()}"
+    if url.startswith(_JOURNAL):
+        return f"{_JOURNAL}{Path(url.removeprefix(_JOURNAL)).absolute()}"
+    url = url or f"{_SQLITE}optuna.db"
+    return absolute_sqlite_url(url) if url.startswith(_SQLITE) else url
 
 
 def local_file(url: str) -> Path | None:

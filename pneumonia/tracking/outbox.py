@@ -6,6 +6,7 @@ idempotent, since each metric carries its time: a store that failed after it had
 and before it answered gets the same entry again.
 """
 
+import errno
 import functools
 import json
 import logging
@@ -35,6 +36,20 @@ T = TypeVar("T")
 
 _OUTAGES = {"TEMPORARILY_UNAVAILABLE", "INTERNAL_ERROR", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED"}
 _ANSWERS_OF_AN_OUTAGE = {429, *range(500, 600)}
+_FAILURES_OF_FILES = {
+    errno.EACCES,
+    errno.EEXIST,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+    errno.ENOENT,
+    errno.ENOSPC,
+    errno.ENOTDIR,
+    errno.EDQUOT,
+    errno.EPERM,
+    errno.EROFS,
+}
+"""Errors of a local artifact store that waiting does not mend."""
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
 
 
@@ -86,7 +101,17 @@ def is_outage(error: BaseException) -> bool:
         return error.error_code in _OUTAGES
     if isinstance(error, requests.HTTPError) and error.response is not None:
         return error.response.status_code in _ANSWERS_OF_AN_OUTAGE
-    return isinstance(error, OSError)  # as requests' other errors are
+    # requests' other errors are OSErrors too, without a number.
+    return isinstance(error, OSError) and error.errno not in _FAILURES_OF_FILES
+
+
+def refused(error: OSError) -> TrackingError:
+    """The error for an artifact store in the file system that cannot be written to."""
+    place = f" {str(error.filename)!r}" if error.filename else ""
+    return TrackingError(
+        f"cannot store artifacts in{place or ' the artifact store'} "
+        f"({error.strerror or error}): make it writable, or free some disk"
+    )
 
 
 class Outbox:
@@ -113,6 +138,8 @@ class Outbox:
             self.deliver(run_id, entry)
         except Exception as error:
             if not is_outage(error):
+                if isinstance(error, OSError):
+                    raise refused(error) from error
                 raise
             self._away(error)
             self._keep(run_id, entry)
@@ -135,6 +162,8 @@ class Outbox:
             return attempts(lambda: self._deliver_and_ask(question))
         except Exception as error:
             if not is_outage(error):
+                if isinstance(error, OSError):
+                    raise refused(error) from error
                 raise
             raise TrackingError(
                 f"the tracking store {shown_uri()!r} does not answer: {_first_line(error)}"

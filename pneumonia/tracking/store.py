@@ -1,6 +1,7 @@
 """The tracking store: choose it, create it once, and check that it answers."""
 
 import os
+import re
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -9,14 +10,17 @@ from urllib.parse import urlsplit
 
 import mlflow
 import sqlalchemy
+from alembic.util import CommandError
 from filelock import FileLock
 from mlflow.entities import Experiment, LifecycleStage
 from mlflow.exceptions import MlflowException
 from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
+from sqlalchemy.exc import SQLAlchemyError
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_fixed
 
-from pneumonia.errors import TrackingError
+from pneumonia.errors import TrackingError, UsageError
+from pneumonia.tracking.moved import refuse_moved
 from pneumonia.tracking.paging import search_all
 
 T = TypeVar("T")
@@ -36,11 +40,12 @@ def connect(tracking_uri: str | None = None) -> str:
         The tracking URI, with local paths made absolute.
 
     Raises:
-        TrackingError: The server or store does not answer.
+        TrackingError: The server or store does not answer, or names a former place.
     """
     uri = chosen_uri(tracking_uri)
     if database := local_database(uri):
         create_once(database, _create_mlflow_tables)
+        refuse_moved(database)
     elif uri.startswith(("http://", "https://")):
         _check_server(uri)
     elif _is_server_database(uri):
@@ -83,16 +88,30 @@ def _check_database(uri: str) -> None:
     """Connect once; MLflow itself would try for minutes."""
     try:
         sqlalchemy.create_engine(uri).connect().close()
-    except (sqlalchemy.exc.SQLAlchemyError, ImportError) as error:  # ImportError: its driver
+    except (SQLAlchemyError, ImportError) as error:  # ImportError: its driver
         raise _unreachable(uri, str(error)) from None
 
 
 def chosen_uri(tracking_uri: str | None = None) -> str:
     """The store that ``connect`` would choose, with local paths made absolute."""
     uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}mlflow.db"
-    if uri.startswith(_SQLITE):
-        return f"{_SQLITE}{Path(uri.removeprefix(_SQLITE)).absolute()}"
-    return uri
+    return absolute_sqlite_url(uri) if uri.startswith(_SQLITE) else uri
+
+
+def absolute_sqlite_url(url: str) -> str:
+    """An sqlite URL with its path made absolute.
+
+    Raises:
+        UsageError: The path holds what means something else in a URL.
+    """
+    path = str(Path(url.removeprefix(_SQLITE)).absolute())
+    # A database URL takes both for its own, and MLflow takes neither in any other form.
+    if special := re.search(r"\?(?!\w+=)|%[0-9A-Fa-f]{2}", path):
+        raise UsageError(
+            f"the path {path!r} holds {special[0]!r}, which means something else in a database "
+            "URL: rename the folder, or choose a store elsewhere"
+        )
+    return f"{_SQLITE}{path}"
 
 
 def local_database(uri: str) -> Path | None:
@@ -164,7 +183,8 @@ def create_once(database: Path, create: Callable[[Path], None]) -> None:
     repaired. An existing one is upgraded in place.
 
     Raises:
-        TrackingError: The folder cannot be written to.
+        TrackingError: The folder cannot be written to, the file is no database, or a newer
+            version of MLflow or Optuna wrote it.
     """
     try:
         database.parent.mkdir(parents=True, exist_ok=True)
@@ -179,14 +199,34 @@ def create_once(database: Path, create: Callable[[Path], None]) -> None:
                 connection.execute("PRAGMA journal_mode=wal")
             connection.close()
             place.replace(database)
-    except (OSError, sqlite3.Error, MlflowException) as error:
-        raise TrackingError(f"cannot create the store {str(database)!r}: {error}") from None
+    except (CommandError, OSError, sqlite3.Error, SQLAlchemyError, MlflowException) as error:
+        # Alembic and MLflow each say in their own words that they do not know these tables.
+        if isinstance(error, CommandError) or "database schema" in str(error):
+            raise TrackingError(
+                f"the store {str(database)!r} was written by another version of its library: "
+                "upgrade the library with 'pip install -U mlflow optuna', or an older store with "
+                f"'mlflow db upgrade {_SQLITE}{database}'"
+            ) from None
+        if database.is_file() and not _is_database(database):
+            raise TrackingError(
+                f"{str(database)!r} is not an sqlite database: move it away, or choose another "
+                "store"
+            ) from None
+        raise TrackingError(
+            f"cannot create the store {str(database)!r}: {_first_line(error)}"
+        ) from None
+
+
+def _is_database(file: Path) -> bool:
+    """Whether a file begins as https://www.sqlite.org/fileformat.html says, or is empty."""
+    with file.open("rb") as opened:
+        return opened.read(16) in {b"SQLite format 3\0", b""}
 
 
 def _create_mlflow_tables(database: Path) -> None:
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-    store = SqlAlchemyStore(f"{_SQLITE}{database}", str(database.parent / "mlruns"))
+    store = SqlAlchemyStore(f"{_SQLITE}{database}", (database.parent / "mlruns").as_uri())
     store.engine.dispose()  # the file may be moved now
 
 

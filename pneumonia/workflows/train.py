@@ -23,7 +23,7 @@ from pneumonia.tracking.run_config import (
     run_config_to_resume,
 )
 from pneumonia.tracking.runs import NewRun, Run, continue_run, find_run, run_context, start_run
-from pneumonia.tracking.store import choose_experiment, connect
+from pneumonia.tracking.store import choose_experiment, connect, local_database
 from pneumonia.training import loop
 from pneumonia.training.device import choose_engine
 from pneumonia.training.distributed import ALONE, Ranks, joined, torchrun_ranks
@@ -126,10 +126,17 @@ def resume_run(
     """
     first = torchrun_ranks().is_first
     if first:
-        connect(tracking_uri or kept_tracking_uri(run_id))
+        connect(tracking_uri or _present_uri(run_id))
     run_config = run_config_to_resume(run_id, local=not first)
     start = "join" if join else "resume"
     return _run(run_config, start, run_id=run_id, jobs=jobs, progress=progress, on_run=on_run)
+
+
+def _present_uri(run_id: str) -> str | None:
+    """The store a run was started in, unless that was a file which is no longer there."""
+    uri = kept_tracking_uri(run_id)
+    database = local_database(uri) if uri else None
+    return None if database and not database.is_file() else uri
 
 
 def _run(
