@@ -29,7 +29,7 @@ def main(network: str, images: int, steps: int, repeats: int) -> None:
     settings = load_experiment(network, {}).training
     engine = choose_engine("auto", "auto")
     epoch_seconds = images / bare_images_per_second(settings, engine, steps)
-    state, _ = begin(settings, engine, n_batches=images // settings.batch_size)
+    state = begin(settings, engine, n_batches=images // settings.batch_size)
     for group in state.optimizer.param_groups:
         for parameter in group["params"]:
             parameter.grad = torch.zeros_like(parameter)

@@ -156,7 +156,7 @@ def test_averaged_weights_are_those_of_a_plain_moving_average(images: dict[str, 
     decay = 0.9
     engine = choose_engine("cpu", "fp32")
     settings = QUICK.with_values(ema=decay, network="resnet34", epochs=1)
-    state, _ = begin(settings, engine, n_batches=3)
+    state = begin(settings, engine, n_batches=3)
     assert state.average is not None
     expected: dict[str, torch.Tensor] = {}
     for step in range(3):

@@ -20,11 +20,18 @@ from pneumonia.cli.options import tracking_uri_option
     type=click.IntRange(1, 65535),
     help="Port to listen on.",
 )
-def ui(tracking_uri: str | None, host: str, port: int) -> None:
+@click.option(
+    "--allowed-hosts",
+    default="",
+    help="Names by which others may open it, separated by commas; with a --host other than this "
+    "machine's own, its name and private addresses by default.",
+)
+def ui(tracking_uri: str | None, host: str, port: int, allowed_hosts: str) -> None:
     """Start the MLflow UI, light, and print the link that opens on the runs.
 
     \b
     pneumonia ui --port 5001
+    pneumonia ui --host 0.0.0.0
     """
     import socket
 
@@ -33,11 +40,13 @@ def ui(tracking_uri: str | None, host: str, port: int) -> None:
     from pneumonia.tracking.store import connect, latest_experiment
 
     uri = connect(tracking_uri)
-    base = f"http://{host}:{port}"
+    shown = socket.gethostname() if host in {"0.0.0.0", "::"} else host  # noqa: S104 - compared
+    base = f"http://{f'[{shown}]' if ':' in shown else shown}:{port}"
     if uri.startswith(("http://", "https://")):
         click.echo(f"{uri}/#/experiments/{latest_experiment()}/runs?workflowType=machine_learning")
         return
-    with socket.socket() as probe:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
@@ -62,12 +71,25 @@ def ui(tracking_uri: str | None, host: str, port: int) -> None:
         "--workers",
         "1",
     ]
+    if allowed_hosts or host not in {"127.0.0.1", "localhost", "::1"}:
+        command += ["--allowed-hosts", allowed_hosts or ",".join(_names_of(shown))]
     environment = {
         **os.environ,
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
     }
     raise SystemExit(run_until_stopped(command, environment))
+
+
+def _names_of(host: str) -> list[str]:
+    """This machine's names as a browser sends them, and the addresses MLflow takes by default."""
+    import socket
+
+    from mlflow.server.security_utils import get_default_allowed_hosts
+
+    names = {host, socket.gethostname(), socket.getfqdn()}
+    ports = {f"{name}:*" for name in names}
+    return [*get_default_allowed_hosts(), *sorted(names | ports)]
 
 
 @click.command()

@@ -100,6 +100,12 @@ class DataSettings(Settings):
         negative, positive = names(self.classes)
         return negative, positive
 
+    @property
+    def parts(self) -> set[str]:
+        """Which of ``train``, ``val`` and ``test`` have a role; the others are not read."""
+        folders = (self.train_folders, self.validation_folders, self.test_folders)
+        return {part_name(name) for role in folders for name in names(role)}
+
 
 def names(commas: str) -> list[str]:
     """Split ``train,val`` into its names."""

@@ -57,6 +57,21 @@ def point_inside(space: Space, settings: TrainingSettings) -> dict[str, Any]:
     return point
 
 
+def clip_batch_size(space: Space, n_images: int) -> dict[str, Dimension]:
+    """Leave out batch sizes that are larger than the training set, which no trial could use."""
+    clipped = dict(space)
+    if "batch_size" not in space:
+        return clipped
+    sizes = space["batch_size"]
+    choices = tuple(size for size in sizes.choices if size <= n_images)
+    if choices or (sizes.low <= n_images and not sizes.choices):
+        high = min(sizes.high, n_images)
+        clipped["batch_size"] = sizes.with_values(choices=choices, high=high)
+    else:
+        del clipped["batch_size"]
+    return clipped
+
+
 def _dimension(key: str, value: Any) -> Dimension:
     variable = [name for name in TrainingSettings.model_fields if name not in _FIXED]
     if key not in variable:

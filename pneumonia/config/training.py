@@ -1,9 +1,10 @@
 """The settings of one training run: what an experiment file fixes and a search varies."""
 
 import math
+from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from pneumonia.config.settings import Settings
 
@@ -93,6 +94,12 @@ class TrainingSettings(Settings):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         default="auto", description="Precision of the network."
     )
+
+    @field_validator("weights")
+    @classmethod
+    def _absolute_path(cls, weights: str) -> str:
+        """A run may be resumed from another folder."""
+        return weights if weights in {"none", "imagenet"} else str(Path(weights).absolute())
 
     @property
     def higher_is_better(self) -> bool:

@@ -1,7 +1,7 @@
 """A data set ready for training: checked, split, and opened as tensors."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -137,7 +137,7 @@ def load_data_set(
         LabelError: Identical images are in both class folders.
         LeakageError: A patient or an identical image is in two roles.
     """
-    root, found, cache = find_readable(settings, preprocessing, progress)
+    root, found, cache = find_readable(settings, preprocessing, progress, settings.parts)
     if not settings.allow_conflicting_labels:
         summary.refuse_conflicting_labels(found.images)
     roles = assign_roles(found, settings)
@@ -159,7 +159,7 @@ def find_readable(
     settings: DataSettings,
     preprocessing: Preprocessing,
     progress: Progress | None = None,
-    only: str | None = None,
+    only: Collection[str] | None = None,
 ) -> tuple[Path, Found, Cache]:
     """Find the images and decode every one, so that unreadable ones stop us here.
 
@@ -167,7 +167,7 @@ def find_readable(
         settings: Which data.
         preprocessing: How to decode it.
         progress: Called with the number of images decoded so far, and of all.
-        only: ``train``, ``val`` or ``test`` to leave the other folders unread.
+        only: Which of ``train``, ``val`` and ``test`` to read; by default all.
 
     Returns:
         The folder, its readable images, and all decoded images.

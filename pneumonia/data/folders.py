@@ -4,7 +4,7 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -54,7 +54,7 @@ def find_images(
     root: Path,
     class_names: tuple[str, str],
     patient_pattern: str = "",
-    only: str | None = None,
+    only: Collection[str] | None = None,
 ) -> Found:
     """Find every labelled image under ``root``, with its patient and a digest of its content.
 
@@ -65,7 +65,7 @@ def find_images(
         root: The data set, as ``data_set_root`` finds it.
         class_names: The negative and the positive class.
         patient_pattern: A regular expression with a ``patient`` group, or empty.
-        only: ``train``, ``val`` or ``test`` to leave the other folders unread.
+        only: Which of ``train``, ``val`` and ``test`` to read; by default all.
 
     Raises:
         DataError: There is no such folder, or it holds no images of one of the classes.
@@ -74,7 +74,7 @@ def find_images(
     pattern = compile_pattern(patient_pattern) if patient_pattern else None
     parts = part_folders(root) or {"": root}
     if only is not None and "" not in parts:
-        parts = {part: folder for part, folder in parts.items() if part == only}
+        parts = {part: folder for part, folder in parts.items() if part in only}
     skipped: Counter[str] = Counter()
     labelled: list[tuple[str, int, Path]] = []
     for part, folder in parts.items():

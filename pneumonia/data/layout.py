@@ -34,7 +34,10 @@ def data_set_root(folder: Path, class_names: tuple[str, str]) -> Path:
         DataError: There is no such folder, it cannot be read, or it holds several data sets.
     """
     if not folder.is_dir():
-        raise DataError(f"no folder {str(folder)!r}: give the folder that holds the images")
+        raise DataError(
+            f"no folder {str(folder)!r}: give the folder that holds the images, and to "
+            "'mlflow run', which works in the project's folder, its absolute path"
+        )
     if _is_data_set(folder, class_names):
         return folder
     below = list(_data_sets_below(folder, class_names, _DEPTH))
@@ -132,8 +135,15 @@ def _subfolders(folder: Path) -> dict[str, Path]:
 
 def _missing_class(folder: Path, name: str) -> DataError:
     folders = sorted(_subfolders(folder))
-    holds = f"it holds {', '.join(folders[:5])}; {nearest(name, folders)}" if folders else "empty"
+    if not folders:
+        files = sum(not entry.name.startswith(".") for entry in os.scandir(folder))
+        return DataError(
+            f"folder {str(folder)!r} has {files:,} files but no class folders, so its images have "
+            "no labels: sort them into folders of their classes, or leave the folder out with "
+            "--train-folders, --validation-folders or --test-folders"
+        )
     return DataError(
-        f"no class folder {name!r} in {str(folder)!r} ({holds}) "
-        "Name the two class folders with --classes NEGATIVE,POSITIVE"
+        f"no class folder {name!r} in {str(folder)!r} (it holds {', '.join(folders[:5])}; "
+        f"{nearest(name, folders)}) Both classes are needed: name their folders with "
+        "--classes NEGATIVE,POSITIVE"
     )

@@ -91,7 +91,7 @@ def local_file(url: str) -> Path | None:
     absolute = storage_url(url)
     for scheme in (_SQLITE, _JOURNAL):
         if absolute.startswith(scheme):
-            return Path(absolute.removeprefix(scheme))
+            return Path(absolute.removeprefix(scheme).partition("?")[0])
     return None
 
 

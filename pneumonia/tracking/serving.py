@@ -7,6 +7,7 @@ network (see ``portable``), so that it loads where this package is not installed
 import base64
 import binascii
 import json
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -54,8 +55,9 @@ class XrayClassifier(PythonModel):
 
         Args:
             context: MLflow's, not needed after loading.
-            model_input: A column ``image`` of encoded image bytes, the same in base64, or
-                file paths.
+            model_input: A column ``image`` of encoded image bytes, or the same in base64, with
+                or without line breaks or as a data URI. Where the model was loaded by
+                ``mlflow.pyfunc.load_model``, and not by a server, paths of files too.
             params: ``threshold``, the least probability called positive, 0–1; the model's own by
                 default.
 
@@ -114,14 +116,27 @@ def _encoded(image: Any) -> bytes:
         return bytes(image)
     if not isinstance(image, str):
         raise UnreadableImageError(f"a {type(image).__name__}, neither bytes nor text")
+    if not _serving() and (content := _file_content(image)) is not None:
+        return content
+    text = image.partition(",")[2] if image.startswith("data:") else image
     try:
-        if len(image) < 4096 and Path(image).is_file():  # longer than any path
-            return Path(image).read_bytes()
+        return base64.b64decode("".join(text.split()), validate=True)
+    except (binascii.Error, ValueError):
+        raise UnreadableImageError("neither an image file nor base64 text") from None
+
+
+def _file_content(path: str) -> bytes | None:
+    """The bytes of a file; None where the text is not the path of one."""
+    try:
+        if len(path) < 4096 and Path(path).is_file():  # longer than any path
+            return Path(path).read_bytes()
     except OSError as error:
         raise UnreadableImageError(str(error)) from None
     except ValueError:  # a path cannot hold a zero byte
         pass
-    try:
-        return base64.b64decode(image, validate=True)
-    except (binascii.Error, ValueError):
-        raise UnreadableImageError("neither a file here nor base64 text") from None
+    return None
+
+
+def _serving() -> bool:
+    """Whether a server of MLflow loaded the model; then a request must not read its disk."""
+    return "mlflow.pyfunc.scoring_server" in sys.modules

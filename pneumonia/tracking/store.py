@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import mlflow
 import sqlalchemy
@@ -44,6 +44,11 @@ def connect(tracking_uri: str | None = None) -> str:
     """
     uri = chosen_uri(tracking_uri)
     if database := local_database(uri):
+        if "MLFLOW_RUN_ID" in os.environ and not database.exists():
+            raise TrackingError(
+                f"the run that 'mlflow run' began is not in {uri!r}, which is not there: name the "
+                "store by its absolute path, since a project runs in its own folder"
+            )
         create_once(database, _create_mlflow_tables)
         refuse_moved(database)
     elif uri.startswith(("http://", "https://")):
@@ -104,19 +109,23 @@ def absolute_sqlite_url(url: str) -> str:
     Raises:
         UsageError: The path holds what means something else in a URL.
     """
-    path = str(Path(url.removeprefix(_SQLITE)).absolute())
-    # A database URL takes both for its own, and MLflow takes neither in any other form.
-    if special := re.search(r"\?(?!\w+=)|%[0-9A-Fa-f]{2}", path):
+    text, mark, query = url.removeprefix(_SQLITE).partition("?")
+    path = str(Path(unquote(text)).absolute())  # as SQLAlchemy reads it
+    # MLflow makes a stray folder of a path that is quoted, so these two cannot be used.
+    special = re.search(r"\?|%[0-9A-Fa-f]{2}", path)
+    if special or not re.match(r"\w+=|$", query):
         raise UsageError(
-            f"the path {path!r} holds {special[0]!r}, which means something else in a database "
-            "URL: rename the folder, or choose a store elsewhere"
+            f"the path {path + mark + query!r} holds {special[0] if special else mark!r}, which "
+            "means something else in a database URL: rename the folder, or choose a store elsewhere"
         )
-    return f"{_SQLITE}{path}"
+    return f"{_SQLITE}{path}{mark}{query}"
 
 
 def local_database(uri: str) -> Path | None:
     """The file a store is, where it is an sqlite one."""
-    return Path(uri.removeprefix(_SQLITE)) if uri.startswith(_SQLITE) else None
+    if not uri.startswith(_SQLITE):
+        return None
+    return Path(uri.removeprefix(_SQLITE).partition("?")[0])
 
 
 def choose_experiment(name: str | None = None) -> str:
@@ -231,11 +240,11 @@ def _create_mlflow_tables(database: Path) -> None:
 
 
 def _artifact_location(name: str) -> str | None:
-    uri = mlflow.get_tracking_uri()
-    if not uri.startswith(_SQLITE):
+    database = local_database(mlflow.get_tracking_uri())
+    if database is None:
         return None  # the server knows
     folder = "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in name)
-    return (Path(uri.removeprefix(_SQLITE)).parent / "mlruns" / folder).as_uri()
+    return (database.parent / "mlruns" / folder).as_uri()
 
 
 def _check_server(uri: str) -> None:

@@ -40,6 +40,7 @@ class TrainingState:
         losses: Loss of each step of the epoch under way, over the whole batch.
         correct: Share of images classified rightly in each of these steps.
         seconds: Time spent on the epoch under way before training was last stopped.
+        remarks: What did not match in the initial weights.
     """
 
     network: nn.Module
@@ -55,6 +56,7 @@ class TrainingState:
     losses: list[torch.Tensor] = field(default_factory=list)
     correct: list[torch.Tensor] = field(default_factory=list)
     seconds: float = 0.0
+    remarks: list[str] = field(default_factory=list)
 
     @property
     def eval_model(self) -> nn.Module:
@@ -122,6 +124,7 @@ class Checkpoint:
             "losses": state.losses,
             "correct": state.correct,
             "seconds": state.seconds,
+            "remarks": state.remarks,
         }
         try:
             with atomic_write(self.path) as unfinished:
@@ -170,7 +173,7 @@ class Checkpoint:
         for name, part in _parts(state).items():
             part.load_state_dict(content[name])
         state.generator.set_state(content["generator"])
-        for name in ("history", "best_epoch", "best_weights", "order", "seconds"):
+        for name in ("history", "best_epoch", "best_weights", "order", "seconds", "remarks"):
             setattr(state, name, content[name])
         state.losses = [loss.to(state.device) for loss in content["losses"]]
         state.correct = [flags.to(state.device) for flags in content["correct"]]

@@ -163,7 +163,13 @@ def _train(
     asked_to_stop: Callable[[], bool],
     adapt_threads: Callable[[], None],
 ) -> Trained:
-    state, remarks = begin(settings, engine, len(training) // settings.batch_size, ranks.rank)
+    state = begin(
+        settings,
+        engine,
+        len(training) // settings.batch_size,
+        ranks.rank,
+        initial_weights=checkpoint is None or not checkpoint.path.exists(),
+    )
     if checkpoint is not None:
         checkpoint.restore(state, ranks)
     if state.history or state.losses:
@@ -203,7 +209,7 @@ def _train(
             f"validation {settings.metric} was never a number: see the val/ metrics"
         )
     state.network.load_state_dict(state.best_weights)
-    return Trained(state.network.eval(), state.history, state.best_epoch, remarks)
+    return Trained(state.network.eval(), state.history, state.best_epoch, state.remarks)
 
 
 def _train_epoch(
@@ -267,12 +273,29 @@ def _train_epoch(
 
 
 def begin(
-    settings: TrainingSettings, engine: Engine, n_batches: int, rank: int = 0
-) -> tuple[TrainingState, list[str]]:
-    """Build the network and all that trains it; log and return what its initial weights lack."""
+    settings: TrainingSettings,
+    engine: Engine,
+    n_batches: int,
+    rank: int = 0,
+    *,
+    initial_weights: bool = True,
+) -> TrainingState:
+    """Build the network and all that trains it; log what its initial weights lack.
+
+    Args:
+        settings: How to train.
+        engine: Where to compute.
+        n_batches: Batches an epoch.
+        rank: This process, which draws its own dropout.
+        initial_weights: Whether to load them; a checkpoint that is to be restored replaces them.
+
+    Raises:
+        UsageError, WeightsError: The initial weights cannot be used.
+    """
     torch.manual_seed(settings.seed)
     network = build_network(settings)
-    remarks = load_weights(network, network_named(settings.network), settings.weights)
+    entry = network_named(settings.network)
+    remarks = load_weights(network, entry, settings.weights) if initial_weights else []
     for remark in remarks[:_REMARKS_LOGGED]:
         log.warning("initial weights: %s", remark)
     if len(remarks) > _REMARKS_LOGGED:
@@ -281,15 +304,15 @@ def begin(
         torch.manual_seed(settings.seed + rank)  # dropout
     network.to(engine.device).to(memory_format=torch.channels_last)
     optimizer = build_optimizer(network, settings)
-    state = TrainingState(
+    return TrainingState(
         network=network,
         average=averaged(network, settings.ema) if settings.ema else None,
         optimizer=optimizer,
         scaler=engine.gradient_scaler(),
         schedule=build_schedule(optimizer, settings, n_batches * settings.epochs),
         generator=torch.Generator().manual_seed(settings.seed),
+        remarks=remarks,
     )
-    return state, remarks
 
 
 def _finished(state: TrainingState, settings: TrainingSettings) -> bool:

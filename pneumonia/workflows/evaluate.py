@@ -129,7 +129,7 @@ def evaluate_model(
     if split not in _SPLITS:
         raise UsageError(f"unknown split {split!r}: {nearest(split, _SPLITS)}")
     config, threshold = model.config, model.threshold(threshold)
-    only = None if split == "all" else split
+    only = None if split == "all" else {split}
     root, found, cache = find_readable(settings, config.preprocessing, progress, only)
     files = [image for image in found.images if split in {"all", image.part}]
     if not files:

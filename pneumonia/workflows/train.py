@@ -7,6 +7,7 @@ from typing import Any
 
 from pneumonia.config.experiment import load_experiment
 from pneumonia.config.search import SearchSettings
+from pneumonia.config.space import clip_batch_size
 from pneumonia.data.cache import Progress
 from pneumonia.data.dataset import DataSet, load_data_set, preprocessing_of
 from pneumonia.errors import UsageError
@@ -159,6 +160,8 @@ def _run(
     experiment_id = find_run(run_id).experiment_id if run_id else choose_experiment(experiment_name)
     data = load_data(run_config.experiment, progress, quiet=bool(run_id) and start == "join")
     on_run = on_run or (lambda _run_id: None)
+    if run_config.searching:
+        run_config = _without_large_batches(run_config, len(data.roles["train"]))
     new = _new_run(run_config, data, experiment_id)
     if run_config.searching:
         result = _search(run_config, data, start, new, run_id, jobs, progress, on_run)
@@ -166,6 +169,14 @@ def _run(
             log.info("The timeout has passed; other workers continue the study.")
         return result
     return _train_once(run_config, data, new, run_id, progress, on_run)
+
+
+def _without_large_batches(run_config: RunConfig, n_training: int) -> RunConfig:
+    experiment = run_config.experiment
+    space = clip_batch_size(experiment.space, n_training)
+    if space != experiment.space:
+        log.info("batch sizes above %d, the number of training images, are not tried", n_training)
+    return run_config.with_values(experiment=experiment.with_values(space=space))
 
 
 def _new_run(run_config: RunConfig, data: DataSet, experiment_id: str) -> NewRun:
