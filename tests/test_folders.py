@@ -5,9 +5,12 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
+import mlflow
 import numpy as np
 import pytest
+import torch
 from click.testing import Result
 from PIL import Image
 
@@ -17,6 +20,7 @@ from pneumonia.data.decode import Preprocessing, UnreadableImageError, decode
 from pneumonia.data.folders import walk_images
 from pneumonia.data.patients import patient_of
 from pneumonia.errors import DataError, LabelError
+from pneumonia.networks.registry import NETWORKS
 
 Cli = Callable[..., Result]
 SMALL = Preprocessing(32)
@@ -209,3 +213,109 @@ def test_unknown_patients_are_said_at_the_start_at_the_end_and_in_the_run(
     assert says in result.stdout
     (run,) = mlflow.MlflowClient(f"sqlite:///{workplace}/mlflow.db").search_runs(["0"])
     assert says in run.data.tags["mlflow.note.content"]
+
+
+def test_own_duplicates_are_grouped_where_the_split_is_ours(flat: Path) -> None:
+    for name in ("NORMAL", "PNEUMONIA"):
+        for number in range(8):
+            image = save(flat / name / f"x{name[:2]}{number}.png")
+            shutil.copy(image, image.with_name(f"copy of {number}.png"))
+    for seed in range(10):
+        data = load_data_set(DataSettings(data=str(flat), split_seed=seed), SMALL)
+        roles: dict[str, set[str]] = {}
+        for role, images in data.roles.items():
+            for image in images:
+                roles.setdefault(image.digest, set()).add(role)
+        assert {len(held) for held in roles.values()} == {1}
+
+
+@pytest.mark.parametrize("content", ["unlabelled", "one class"])
+def test_a_test_folder_without_both_classes_is_named_and_may_be_left_out(
+    content: str,
+    workplace: Path,
+    trained: SimpleNamespace,
+    xrays: Path,
+    run_cli: Cli,
+) -> None:
+    data = workplace / "xrays"
+    shutil.copytree(xrays, data)
+    shutil.rmtree(data / "test")
+    below = "" if content == "unlabelled" else "NORMAL"
+    for number in range(3):
+        save(data / "test" / below / f"{number}.png")
+    reason = "no labels" if content == "unlabelled" else "Both classes are needed"
+    train = ("train", "--data", data, *QUICK)
+    refused = run_cli(*train)
+    assert refused.exit_code == 1
+    assert reason in refused.stderr
+    assert "empty" not in refused.stderr
+    left_out = run_cli(*train, "--test-folders", "")
+    assert left_out.exit_code == 0, left_out.stderr
+
+    evaluate = ("evaluate", "--tracking-uri", trained.tracking_uri, "--data", data)
+    evaluate = (*evaluate, "--model-uri", "models:/resnet34/1", "--split")
+    assert run_cli(*evaluate, "val").exit_code == 0
+    of_test = run_cli(*evaluate, "test")
+    assert of_test.exit_code == 1
+    assert reason in of_test.stderr
+
+
+def test_a_search_does_not_try_batches_larger_than_the_training_set(
+    workplace: Path, flat: Path, run_cli: Cli
+) -> None:
+    experiment = workplace / "small.toml"
+    experiment.write_text(
+        'network = "simple_cnn"\nepochs = 1\nimage_size = 32\nbatch_size = 2\n'
+        "[space]\nbatch_size = {choices = [2, 4, 64, 128]}\n"
+    )
+    result = run_cli("train", "--data", flat, "--experiment", experiment, "--trials", 6)
+    assert result.exit_code == 0, result.stderr
+    assert result.stderr.count("batch sizes above") == 1
+    client = mlflow.MlflowClient(f"sqlite:///{workplace}/mlflow.db")
+    states = [run.data.tags.get("trial.state") for run in client.search_runs(["0"])]
+    assert "failed" not in states
+    assert states.count("complete") >= 6
+
+
+def test_initial_weights_are_not_asked_for_again_on_resuming(
+    workplace: Path, xrays: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PNEUMONIA_STATE", str(workplace / "state"))
+    torch.save(NETWORKS["simple_cnn"].build(32, 0.0).state_dict(), workplace / "mine.pt")
+    train = ("train", "--data", xrays, *QUICK, "--epochs", 2, "--weights", "mine.pt")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pneumonia.workflows.train.log_epoch", _interrupt)
+        assert run_cli(*train).exit_code == 130
+    client = mlflow.MlflowClient(f"sqlite:///{workplace}/mlflow.db")
+    (run,) = client.search_runs(["0"])
+    assert run.data.params["weights"] == str(workplace / "mine.pt")
+    (workplace / "mine.pt").unlink()
+    monkeypatch.chdir(xrays)
+    resumed = run_cli(
+        "train", "--resume", run.info.run_id, "--tracking-uri", f"sqlite:///{workplace}/mlflow.db"
+    )
+    assert resumed.exit_code == 0, resumed.stderr
+
+
+def _interrupt(*_arguments: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_relative_store_within_an_mlflow_run_is_named_and_not_created(
+    empty_folder: Path, xrays: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_RUN_ID", "0123456789abcdef0123456789abcdef")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mine.db")
+    result = run_cli("train", "--data", xrays, *QUICK)
+    assert result.exit_code == 1
+    assert "absolute path" in result.stderr
+    assert not list(empty_folder.iterdir())
+
+
+def test_a_folder_that_is_not_there_is_named_with_where_it_was_looked_for(
+    workplace: Path, run_cli: Cli
+) -> None:
+    result = run_cli("train", "--data", "chest")
+    assert result.exit_code == 1
+    assert repr(str(workplace / "chest")) in result.stderr
+    assert "absolute path" in result.stderr

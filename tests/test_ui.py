@@ -75,3 +75,29 @@ def test_nothing_that_a_program_started_is_left(seconds: str, code: int) -> None
     assert caller.wait(timeout=20) == code
     assert not [process for process in started if process.is_running()]
     caller.stdout.close()
+
+
+def test_a_ui_for_others_prints_a_link_that_they_can_open(
+    tmp_path: Path, empty_store: Path
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    (tmp_path / "mlflow.db").write_bytes(empty_store.read_bytes())
+    command = [sys.executable, "-m", "pneumonia", "ui", "--host", "0.0.0.0", "--port", str(port)]
+    ui = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        assert ui.stdout is not None
+        link = ui.stdout.readline().decode()
+        assert link.startswith(f"http://{socket.gethostname()}:{port}/#/experiments/0/")
+        wait_until(lambda: answers(f"http://127.0.0.1:{port}/health"))
+        for host, code in ((f"{socket.gethostname()}:{port}", 200), ("evil.example", 403)):
+            page = requests.get(
+                f"http://127.0.0.1:{port}/ajax-api/2.0/mlflow/experiments/get?experiment_id=0",
+                headers={"Host": host},
+                timeout=20,
+            )
+            assert page.status_code == code, host
+    finally:
+        ui.terminate()
+        ui.communicate(timeout=30)
