@@ -254,7 +254,8 @@ def test_a_test_folder_without_both_classes_is_named_and_may_be_left_out(
 
     evaluate = ("evaluate", "--tracking-uri", trained.tracking_uri, "--data", data)
     evaluate = (*evaluate, "--model-uri", "models:/resnet34/1", "--split")
-    assert run_cli(*evaluate, "val").exit_code == 0
+    of_val = run_cli(*evaluate, "val")
+    assert of_val.exit_code == 0, of_val.stderr
     of_test = run_cli(*evaluate, "test")
     assert of_test.exit_code == 1
     assert reason in of_test.stderr
@@ -265,7 +266,7 @@ def test_a_search_does_not_try_batches_larger_than_the_training_set(
 ) -> None:
     experiment = workplace / "small.toml"
     experiment.write_text(
-        'network = "simple_cnn"\nepochs = 1\nimage_size = 32\nbatch_size = 2\n'
+        '[training]\nnetwork = "simple_cnn"\nepochs = 1\nimage_size = 32\nbatch_size = 2\n'
         "[space]\nbatch_size = {choices = [2, 4, 64, 128]}\n"
     )
     result = run_cli("train", "--data", flat, "--experiment", experiment, "--trials", 6)

@@ -160,7 +160,7 @@ def test_the_model_loads_without_this_package_and_gives_the_same_probabilities(
     )
     assert undecodable["label"] == ""
     assert undecodable["probability"] is None
-    assert undecodable["error"] == "not a JPEG, PNG, TIFF, BMP or WebP image"
+    assert undecodable["error"] == "neither an image file nor base64 text"
 
 
 @pytest.mark.usefixtures("workplace")

@@ -84,7 +84,7 @@ def test_a_server_does_not_read_its_own_disk(
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
     path = next(xrays.rglob("test/*/*.jpeg"))
     images = [str(path), "/no/such/file", base64.b64encode(path.read_bytes()).decode()]
-    request = {"dataframe_split": {"columns": ["image"], "data": [[image] for image in images]}}
+    request = {"instances": [{"image": image} for image in images]}
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
@@ -96,6 +96,7 @@ def test_a_server_does_not_read_its_own_disk(
     finally:
         server.should_exit = True
         thread.join()
+    assert answered.ok, answered.text
     here, nowhere, encoded = answered.json()["predictions"]
     assert here["error"] == nowhere["error"] != ""
     assert here["label"] == ""

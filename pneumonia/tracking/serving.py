@@ -116,7 +116,9 @@ class XrayClassifier(PythonModel):
 def _encoded(image: Any) -> bytes:
     """The file's bytes, however they were sent."""
     if isinstance(image, bytes | bytearray):
-        return bytes(image)
+        if not image.isascii():  # as every image is not
+            return bytes(image)
+        image = image.decode()  # MLflow gives "instances" as the bytes of the text sent
     if not isinstance(image, str):
         raise UnreadableImageError(f"a {type(image).__name__}, neither bytes nor text")
     if not _serving() and (content := _file_content(image)) is not None:

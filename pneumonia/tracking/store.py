@@ -55,8 +55,12 @@ def connect(tracking_uri: str | None = None) -> str:
         _check_server(uri)
     elif _is_server_database(uri):
         _check_database(uri)
+    registry = os.environ.get("MLFLOW_REGISTRY_URI")
+    # MLflow exports what is set: a registry in the store used before was not chosen by the user.
+    if registry is None or registry == mlflow.get_tracking_uri():
+        registry = uri
     mlflow.set_tracking_uri(uri)
-    mlflow.set_registry_uri(os.environ.get("MLFLOW_REGISTRY_URI", uri))
+    mlflow.set_registry_uri(registry)
 
     def ask() -> object:
         return mlflow.MlflowClient().search_experiments(max_results=1)
