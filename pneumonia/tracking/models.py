@@ -1,4 +1,4 @@
-"""Models: logging the winner, register_winner it, and reading one back without running its code."""
+"""Models: logging the winner, registering it, and reading one back without running its code."""
 
 import json
 import pickle

@@ -1,7 +1,7 @@
 """The model as MLflow serves it: encoded images in, labels and probabilities out.
 
 This module's source travels with every logged model, after that of the preprocessing and of the
-network (see ``portable``), so that it loads where this package is not installed.
+network, so that it loads where this package is not installed.
 """
 
 import base64

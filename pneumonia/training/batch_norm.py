@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import distributed, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class _SumOverRanks(torch.autograd.Function):
@@ -33,7 +32,7 @@ class GlobalBatchNorm(nn.Module):
     give equally many images.
     """
 
-    def __init__(self, plain: _BatchNorm, rank: int, size: int) -> None:
+    def __init__(self, plain: nn.BatchNorm2d, rank: int, size: int) -> None:
         super().__init__()
         self.plain, self.rank, self.size = plain, rank, size
 
@@ -72,6 +71,6 @@ def with_global_batch_norm(
         converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(network)
         return converted
     for name, module in list(network.named_modules()):
-        if isinstance(module, _BatchNorm):
+        if isinstance(module, nn.BatchNorm2d):
             network.set_submodule(name, GlobalBatchNorm(module, rank, size))
     return network
