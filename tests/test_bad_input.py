@@ -22,6 +22,7 @@ from click.testing import Result
 from PIL import Image
 
 from pneumonia.data.decode import Preprocessing, decode
+from pneumonia.tracking.moved import update_locations
 from tests.faults.commands import Forks, pneumonia, wait_for
 
 Cli = Callable[..., Result]
@@ -34,6 +35,7 @@ TOO_LARGE = ("--batch-size", "4096")
 def store(trained: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -> str:
     # A copy is quicker to make than a new store.
     folder = shutil.copytree(trained.folder, tmp_path_factory.mktemp("store") / "copy")
+    update_locations(folder / "mlflow.db")
     return f"sqlite:///{folder}/mlflow.db"
 
 
