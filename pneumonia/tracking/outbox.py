@@ -49,7 +49,7 @@ _FAILURES_OF_FILES = {
     errno.EPERM,
     errno.EROFS,
 }
-"""Errors of a local artifact store that waiting does not mend."""
+"""Errors of a local artifact store that retrying does not resolve."""
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
 
 

@@ -156,7 +156,7 @@ def _run(
     if not ranks.is_first:
         _train_as_follower(run_config)
         return None
-    # Before the images are decoded: a wrong name is told at once.
+    # Before the images are decoded, so that a wrong name is reported at once.
     experiment_id = find_run(run_id).experiment_id if run_id else choose_experiment(experiment_name)
     data = load_data(run_config.experiment, progress, quiet=bool(run_id) and start == "join")
     on_run = on_run or (lambda _run_id: None)
