@@ -44,7 +44,7 @@ def refuse_moved(database: Path) -> None:
 
 
 def former_place(database: Path) -> Path | None:
-    """The folder of artifacts that a moved or copied store still names; None where there is none."""
+    """The artifact folder that a moved or copied store still names; None where there is none."""
     return next((location.old for location in _moved(database)), None)
 
 
