@@ -73,11 +73,12 @@ def _refuse_other_options() -> None:
 
 
 def _print_result(result: "TrainingResult | None") -> None:
-    from pneumonia.tracking.results import summary
+    from pneumonia.tracking.results import stress_summary, summary
 
     if result is None:
         return
     click.echo(f"test      {summary(result)}")
+    click.echo(f"stress    {stress_summary(result)}")
     click.echo(f"model     {result.model_uri} ({result.verdict})")
     if result.synthetic:
         click.echo("These are results on synthetic images: they say nothing about real X-rays.")

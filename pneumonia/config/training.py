@@ -1,15 +1,33 @@
 """The settings of one training run: what an experiment file fixes and a search varies."""
 
 import math
+import re
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
 from pneumonia.config.settings import Settings
+from pneumonia.errors import UsageError
 
-Metric = Literal["auc", "accuracy", "balanced_accuracy", "average_precision", "f1", "loss"]
-"""Validation metrics that may choose the best epoch and trial."""
+Metric = Literal[
+    "auc", "accuracy", "balanced_accuracy", "average_precision", "f1", "loss", "stress"
+]
+"""Validation metrics that may choose the best epoch and trial.
+
+``stress`` is the worst AUC of the stress test, which then runs after each epoch.
+"""
+
+THRESHOLD_RULES = ("stress", "youden", "accuracy")
+"""Rules without a number that choose the operating point."""
+
+_LEAST = re.compile(r"(sensitivity|specificity)>=(0?\.\d+|1(?:\.0*)?)")
+
+
+def least_share(rule: str) -> tuple[str, float] | None:
+    """What a rule such as ``sensitivity>=0.95`` keeps, and its least value; None for others."""
+    match = _LEAST.fullmatch(rule.replace(" ", ""))
+    return (match[1], float(match[2])) if match else None
 
 
 def is_better(metric: str, value: float, best: float | None) -> bool:
@@ -85,7 +103,14 @@ class TrainingSettings(Settings):
         description="Epochs without a better metric to stop after; 0 is never.",
     )
     metric: Metric = Field(
-        default="auc", description="Validation metric that chooses the best epoch and trial."
+        default="auc",
+        description="Validation metric that chooses the best epoch and trial; 'stress' is the "
+        "worst AUC under changes of the images, and takes longer.",
+    )
+    threshold: str = Field(
+        default="stress",
+        description="Rule for the operating point: 'stress', 'youden', 'accuracy', "
+        "'sensitivity>=0.95', 'specificity>=0.9', or a probability.",
     )
     seed: int = Field(default=0, ge=0, le=2**31 - 1, description="Seed of training.")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(
@@ -100,6 +125,23 @@ class TrainingSettings(Settings):
     def _absolute_path(cls, weights: str) -> str:
         """A run may be resumed from another folder."""
         return weights if weights in {"none", "imagenet"} else str(Path(weights).absolute())
+
+    @field_validator("threshold", mode="before")
+    @classmethod
+    def _known_rule(cls, threshold: Any) -> str:
+        rule = str(threshold)  # a file may hold a number
+        if rule in THRESHOLD_RULES or least_share(rule):
+            return rule
+        try:
+            known = 0 <= float(rule) <= 1
+        except ValueError:
+            known = False
+        if not known:
+            raise UsageError(
+                f"threshold = {rule!r}: give {', '.join(THRESHOLD_RULES)}, "
+                "sensitivity>=0.95, specificity>=0.9, or a probability from 0 to 1"
+            )
+        return rule
 
     @property
     def higher_is_better(self) -> bool:

@@ -23,24 +23,31 @@ none by a tenth of it (see ``benchmarks/README.md``).
 
 
 @torch.inference_mode()
-def probabilities(network: nn.Module, grey: torch.Tensor, engine: Engine) -> torch.Tensor:
+def probabilities(
+    network: nn.Module, grey: torch.Tensor, engine: Engine, temperature: float = 1.0
+) -> torch.Tensor:
     """Compute the probability of the positive class.
 
     Args:
         network: The network, in evaluation mode and on the engine's device.
-        grey: Grey levels 0–255, uint8 (B, H, W), on that device.
+        grey: Grey levels 0–255, uint8 or floating point (B, H, W), on that device.
         engine: The device and precision.
+        temperature: What the logits are divided by; see ``evaluation.calibration``.
 
     Returns:
         float64 (B,), 0–1, on that device.
     """
     with engine.autocast():
         logits: torch.Tensor = network(network_input(grey))  # (B, 2)
-    return logits.double().softmax(dim=1)[:, 1]
+    return logits.double().div(temperature).softmax(dim=1)[:, 1]
 
 
 def predict_probabilities(
-    network: nn.Module, images: Images, engine: Engine, batch_size: int = 128
+    network: nn.Module,
+    images: Images,
+    engine: Engine,
+    temperature: float = 1.0,
+    batch_size: int = 128,
 ) -> NDArray[np.float64]:
     """Probability of the positive class for each image, float64 (n,).
 
@@ -49,7 +56,7 @@ def predict_probabilities(
     network.eval()
     return np.concatenate(
         [
-            probabilities(network, images.batch(positions)[0], engine).cpu().numpy()
+            probabilities(network, images.batch(positions)[0], engine, temperature).cpu().numpy()
             for positions in _batches(images, batch_size)
         ]
     )
@@ -66,21 +73,26 @@ class Predictor:
         network: The network, in evaluation mode.
         threshold: Lowest probability called positive.
         engine: The device and precision.
+        temperature: What the logits are divided by.
     """
 
-    def __init__(self, network: nn.Module, threshold: float, engine: Engine) -> None:
+    def __init__(
+        self, network: nn.Module, threshold: float, engine: Engine, temperature: float = 1.0
+    ) -> None:
         self.engine = engine
         self.exact = Engine(self.engine.device, "fp32")
-        self.threshold = threshold
+        self.threshold, self.temperature = threshold, temperature
         self.network = network.to(self.engine.device).to(memory_format=torch.channels_last)
 
     @torch.inference_mode()
     def probabilities(self, grey: torch.Tensor) -> torch.Tensor:
         """Probability of the positive class, float64 (B,), from grey levels, uint8 (B, H, W)."""
         grey = grey.to(self.engine.device)
-        probability = probabilities(self.network, grey, self.engine)
+        probability = probabilities(self.network, grey, self.engine, self.temperature)
         if self.engine.precision != self.exact.precision:
             close = (probability - self.threshold).abs() < RECOMPUTE_MARGIN
             if close.any():
-                probability[close] = probabilities(self.network, grey[close], self.exact)
+                probability[close] = probabilities(
+                    self.network, grey[close], self.exact, self.temperature
+                )
         return probability.cpu()

@@ -63,7 +63,7 @@ def _score(
     least: float,
     adapt_threads: Callable[[], None],
 ) -> Iterator[list[Row]]:
-    predictor = Predictor(model.network, least, engine)
+    predictor = Predictor(model.network, least, engine, model.config.temperature)
     # While one batch is in the forward pass, the next two are decoded.
     decoded = decode_ahead(files, model.config.preprocessing, window=2 * batch_size)
     while batch := list(islice(decoded, batch_size)):

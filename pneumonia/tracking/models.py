@@ -37,6 +37,9 @@ class ModelConfig:
         resize: How an image becomes square.
         class_names: The negative and the positive class.
         threshold: Least probability called positive.
+        threshold_rule: How it was chosen.
+        temperature: What the network's logits are divided by, so that probabilities mean what
+            they say.
     """
 
     network: str
@@ -44,6 +47,8 @@ class ModelConfig:
     resize: str
     class_names: tuple[str, str]
     threshold: float = 0.5
+    threshold_rule: str = "0.5"
+    temperature: float = 1.0
 
     @property
     def preprocessing(self) -> Preprocessing:

@@ -1,7 +1,7 @@
 """What a finished experiment shows: the winner's metrics, figures, model and story."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pneumonia.config.data import DEMO
@@ -11,6 +11,7 @@ from pneumonia.evaluation.figures import learning_curves
 from pneumonia.evaluation.intervals import Interval
 from pneumonia.tracking.epochs import log_best
 from pneumonia.tracking.models import ModelConfig, log_model
+from pneumonia.tracking.operating_point import log_operating_point
 from pneumonia.tracking.registry import register
 from pneumonia.tracking.runs import Run
 from pneumonia.tracking.scores import log_scores
@@ -30,6 +31,9 @@ class TrainingResult:
         verdict: What became of the champion, or that nothing was registered.
         synthetic: Whether the images were drawn, not taken.
         warning: What makes the results doubtful; empty where nothing is known to.
+        threshold: Lowest probability called positive, in these results and by the model.
+        threshold_rule: How it was chosen.
+        stress: Worst and mean AUC and balanced accuracy of changed validation images.
     """
 
     test: Mapping[str, float]
@@ -38,6 +42,9 @@ class TrainingResult:
     verdict: str
     synthetic: bool = False
     warning: str = ""
+    threshold: float = 0.5
+    threshold_rule: str = "0.5"
+    stress: Mapping[str, float] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """What JSON can hold of it, which is all."""
@@ -63,34 +70,41 @@ def log_result(
     synthetic = data.settings.data == DEMO
     run.log_figure(learning_curves(trained.history, best_epoch=trained.best_epoch), "curves")
     log_best(run, trained.best)
-    config = ModelConfig(settings.network, settings.image_size, settings.resize, names)
+    uncalibrated = ModelConfig(settings.network, settings.image_size, settings.resize, names)
+    config, point, stress = log_operating_point(
+        run, trained.network, uncalibrated, images["validation"], settings
+    )
     scored = {
-        role: log_scores(
-            run, trained.network, settings.network, images[role], role, names, settings.device
-        )
+        role: log_scores(run, trained.network, config, images[role], role, settings.device)
         for role in ("validation", "test")
     }
     test, intervals = scored["test"]
     example = images["test"].files[0].path.read_bytes()
     uri = log_model(run, trained.network.cpu(), config, step=trained.best_epoch, example=example)
+    chosen_by = trained.best[f"val/{settings.metric}"]
+    warning = "; ".join(filter(None, (data.warning, point.warning)))
+    told = (synthetic, warning, point.threshold, point.rule, stress)
     if not register_winner:
-        verdict = "not registered, as asked"
-        return TrainingResult(test, intervals, uri, verdict, synthetic, data.warning)
+        return TrainingResult(test, intervals, uri, "not registered, as asked", *told)
     uri, verdict = register(
         uri,
         run,
         settings.network,
         metric=settings.metric,
-        validation=_named(trained.best, "val/"),
+        # At the model's own threshold, but for the value that the epoch was chosen by.
+        validation={**scored["validation"][0], settings.metric: chosen_by},
         tags={
             "data.digest": data.digest,
             "data.validation": data.role_digest("validation"),
             "data.synthetic": str(synthetic).lower(),
             "data": data.name,
             **{f"test.{key}": f"{test[key]:.4f}" for key in _SCORED_IN},
+            **{f"stress.{key}": f"{value:.4f}" for key, value in stress.items()},
+            "threshold": f"{point.threshold:g}",
+            "threshold_rule": point.rule,
         },
     )
-    return TrainingResult(test, intervals, uri, verdict, synthetic, data.warning)
+    return TrainingResult(test, intervals, uri, verdict, *told)
 
 
 def description(
@@ -113,9 +127,11 @@ def description(
     return (
         f"**{settings.network}** on {data.name}: validation {settings.metric} **{value:.4f}** at "
         f"epoch {trained.best_epoch} of {len(trained.history)}.\n\n{search}"
-        f"Test, scored once: {summary(result)} (95 % intervals by bootstrap over patients).\n\n"
+        f"Test, scored once: {summary(result)} (chosen by the rule `{result.threshold_rule}`), "
+        "with 95 % intervals by bootstrap over patients.\n\n"
+        f"Stress test: {stress_summary(result)}.\n\n"
         f"Model: `{result.model_uri}` ({result.verdict}).\n"
-        + (f"\n**Warning**: {data.warning}.\n" if data.warning else "")
+        + (f"\n**Warning**: {result.warning}.\n" if result.warning else "")
     )
 
 
@@ -126,9 +142,14 @@ def summary(result: TrainingResult) -> str:
         low_high = result.intervals.get(key)
         interval = f" ({low_high[0]:.3f}–{low_high[1]:.3f})" if low_high else ""
         parts.append(f"{key} {result.test[key]:.3f}{interval}")
-    return ", ".join(parts)
+    return f"{', '.join(parts)}, at threshold {result.threshold:g}"
 
 
-def _named(metrics: Mapping[str, float], prefix: str) -> dict[str, float]:
-    """The metrics of one role, without its prefix."""
-    return {k.removeprefix(prefix): v for k, v in metrics.items() if k.startswith(prefix)}
+def stress_summary(result: TrainingResult) -> str:
+    """The stress test in one line."""
+    worst, mean = (result.stress[f"auc_{which}"] for which in ("worst", "mean"))
+    balanced = result.stress["balanced_accuracy_mean"]
+    return (
+        f"AUC of changed validation images {mean:.3f}, at worst {worst:.3f}; "
+        f"balanced accuracy {balanced:.3f}"
+    )

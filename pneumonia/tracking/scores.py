@@ -20,9 +20,13 @@ from pneumonia.evaluation.grad_cam import grad_cam
 from pneumonia.evaluation.intervals import Interval, bootstrap_intervals
 from pneumonia.evaluation.metrics import classification_metrics
 from pneumonia.evaluation.predict import predict_probabilities
+from pneumonia.evaluation.predictions import predictions_of
 from pneumonia.networks.registry import network_named
+from pneumonia.tracking.models import ModelConfig
 from pneumonia.tracking.runs import Run
 from pneumonia.training.device import choose_engine, out_of_memory_as_error
+
+_OF_THRESHOLD = ("accuracy", "balanced_accuracy", "sensitivity", "specificity", "f1")
 
 Scores = tuple[dict[str, float], Mapping[str, Interval]]
 
@@ -30,29 +34,26 @@ Scores = tuple[dict[str, float], Mapping[str, Interval]]
 def log_scores(
     run: Run,
     network: torch.nn.Module,
-    network_name: str,
+    config: ModelConfig,
     images: Images,
     role: str,
-    class_names: tuple[str, str],
     device: str = "auto",
-    threshold: float = 0.5,
 ) -> Scores:
     """Score a network on labelled images; log figures, and metrics unless they are validation's.
 
-    Metrics and figures are named after ``role``, as ``test/auc``, ``test/auc_low`` and
-    ``roc_test``. Validation metrics were logged by epoch already, and a second value would bend
-    their curve.
+    Metrics, figures and tables are named after ``role``, as ``test/auc``, ``test/auc_low``,
+    ``roc_test`` and ``predictions_test.csv``. Metrics that depend on the threshold are given at 0.5
+    too, as ``test/accuracy_at_0.5``. Validation metrics were logged by epoch already, and a second
+    value would bend their curve.
 
     Args:
         run: The run to log to.
         network: The network.
-        network_name: Its name in the registry of networks.
+        config: Its classes, threshold and temperature.
         images: The images.
         role: What they are, such as ``test``.
-        class_names: The negative and the positive class.
         device: Where to compute, in fp32, as ``predict`` decides: whoever scores the registered
             model again finds these very numbers.
-        threshold: Lowest probability called positive.
 
     Returns:
         Metrics, and their 95 % intervals by bootstrap over patients.
@@ -60,15 +61,19 @@ def log_scores(
     Raises:
         DeviceError: The device is out of memory.
     """
-    engine = choose_engine(device, "fp32")
+    engine, names, threshold = choose_engine(device, "fp32"), config.class_names, config.threshold
     with out_of_memory_as_error(engine.device, "use --device cpu"):
         network.to(engine.device)
-        probability = predict_probabilities(network, images.to(engine.device), engine)
+        probability = predict_probabilities(
+            network, images.to(engine.device), engine, config.temperature
+        )
         truth = images.labels.cpu().numpy()
         title = f"{role} ({len(images):,} images)"
         metrics = classification_metrics(truth, probability, threshold)
         predicted = decide(probability, threshold)
-        confusion = confusion_matrices(truth, predicted, class_names, title=title)
+        table = predictions_of(images.files, probability, threshold)
+        run.log_text(table.as_csv(names), f"predictions_{role}.csv")
+        confusion = confusion_matrices(truth, predicted, names, title=title)
         run.log_figure(confusion, f"confusion_{role}")
         curves = roc_and_precision_recall(truth, probability, title=title, threshold=threshold)
         run.log_figure(curves, f"roc_{role}")
@@ -77,14 +82,16 @@ def log_scores(
         patients = [file.patient.key for file in images.files]
         intervals = bootstrap_intervals(truth, probability, patients, threshold)
         run.log_metrics({f"{role}/{key}": value for key, value in metrics.items()})
+        at_half = classification_metrics(truth, probability, 0.5)
+        run.log_metrics({f"{role}/{key}_at_0.5": at_half[key] for key in _OF_THRESHOLD})
         for end, suffix in enumerate(("low", "high")):
             run.log_metrics(
                 {f"{role}/{key}_{suffix}": ends[end] for key, ends in intervals.items()}
             )
-        shown = _examples(images, probability, class_names, threshold, count=16)
+        shown = _examples(images, probability, names, threshold, count=16)
         run.log_figure(prediction_gallery(shown, title=title), "gallery")
-        explained = _examples(images, probability, class_names, threshold, count=8)
-        heats = _heats(network, network_name, explained)
+        explained = _examples(images, probability, names, threshold, count=8)
+        heats = _heats(network, config.network, explained)
         maps = [replace(e, heat=heat) for e, heat in zip(explained, heats, strict=True)]
         run.log_figure(explanation_gallery(maps, title=f"Grad-CAM, {title}"), "grad_cam")
     return metrics, intervals

@@ -105,7 +105,8 @@ class XrayClassifier(PythonModel):
         if decoded:
             with torch.inference_mode():
                 logits = self.network(network_input(torch.stack(decoded)))  # (B, 2)
-            probabilities = iter(logits.double().softmax(dim=1)[:, 1].tolist())
+            scaled = logits.double().div(self.config["temperature"])
+            probabilities = iter(scaled.softmax(dim=1)[:, 1].tolist())
             for row in rows:
                 if not row["error"]:
                     row["probability"] = next(probabilities)

@@ -18,6 +18,7 @@ from pneumonia.data.decode import network_input
 from pneumonia.errors import TrainingError, UsageError
 from pneumonia.evaluation.metrics import classification_metrics
 from pneumonia.evaluation.predict import predict_probabilities
+from pneumonia.evaluation.stress import run_stress_test
 from pneumonia.networks.registry import network_named
 from pneumonia.networks.weights import load_weights
 from pneumonia.training.checkpoint import Checkpoint, Epoch, TrainingState
@@ -194,6 +195,7 @@ def _train(
         )
         _refuse_non_finite("training loss", measured["train/loss"], state)
         measured |= validate(state.eval_model, validation, engine, ranks)
+        measured |= _stressed(state.eval_model, validation, engine, settings)
         _refuse_non_finite("validation loss", measured["val/loss"], state)
         measured["speed/epoch_seconds"] = time.perf_counter() - started
         best = settings.better(measured[f"val/{settings.metric}"], _best_value(state, settings))
@@ -325,6 +327,15 @@ def _best_value(state: TrainingState, settings: TrainingSettings) -> float | Non
     if not state.best_epoch:
         return None
     return state.history[state.best_epoch - 1][f"val/{settings.metric}"]
+
+
+def _stressed(
+    network: nn.Module, images: Images, engine: Engine, settings: TrainingSettings
+) -> dict[str, float]:
+    """``val/stress``, where it chooses the epoch."""
+    if settings.metric != "stress":
+        return {}
+    return {"val/stress": run_stress_test(network, images, engine).summary()["auc_worst"]}
 
 
 def validate(

@@ -1,6 +1,7 @@
 """A registered model on labelled images, in a run of its own."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from pneumonia.config.data import DataSettings, names
 from pneumonia.data import summary
@@ -145,13 +146,11 @@ def evaluate_model(
     metrics, intervals = log_scores(
         run,
         model.network,
-        config.network,
+        replace(config, threshold=threshold),
         images_of(files, cache),
         # A flat folder has no roles: all of it tests the model.
         "test" if split == "test" or found.parts == {""} else f"{split}_split",
-        config.class_names,
         device,
-        threshold,
     )
     shown = ", ".join(f"{key} {value:.4f}" for key, value in metrics.items())
     run.set_description(f"`{model.uri}` on {split} of `{root}` ({len(files):,} images): {shown}\n")

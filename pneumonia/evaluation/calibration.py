@@ -1,0 +1,61 @@
+"""Calibration: probabilities that mean what they say, by temperature scaling (Guo et al. 2017)."""
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+from scipy.special import expit, logit
+
+from pneumonia.evaluation.metrics import Labels, Probabilities
+
+_RANGE = (0.05, 20.0)
+"""Temperatures that are tried."""
+
+_SMALLEST = 1e-12
+"""Probabilities are kept this far from 0 and 1, where the logit is infinite."""
+
+
+def scaled(probability: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
+    """Divide the logit of a probability by a temperature; of two classes, any shape."""
+    clipped = np.clip(probability, _SMALLEST, 1 - _SMALLEST)
+    result: NDArray[np.float64] = expit(logit(clipped) / temperature)
+    return result
+
+
+def fit_temperature(
+    truth: Labels, probabilities: NDArray[np.float64], share_positive: float
+) -> float:
+    """The temperature that makes the log loss least.
+
+    Args:
+        truth: 0 negative, 1 positive, int (n,), both there.
+        probabilities: Probability of the positive class, float64 (k, n), of the images under k
+            changes.
+        share_positive: Share of positive images where the model is used, 0–1; the images are
+            weighted to have it.
+    """
+    positive = truth == 1
+    weights = np.where(
+        positive, share_positive / positive.mean(), (1 - share_positive) / (~positive).mean()
+    )
+    logits = logit(np.clip(probabilities, _SMALLEST, 1 - _SMALLEST))  # (k, n)
+    signed = np.where(positive, logits, -logits)
+
+    def loss(log_temperature: float) -> float:
+        losses = np.logaddexp(0, -signed / np.exp(log_temperature))
+        return float((losses * weights).mean())
+
+    bounds = (float(np.log(_RANGE[0])), float(np.log(_RANGE[1])))
+    found = minimize_scalar(loss, bounds=bounds, method="bounded")
+    return float(np.exp(found.x))
+
+
+def reliability(
+    truth: Labels, probability: Probabilities, n_bins: int = 10
+) -> list[tuple[float, float, int]]:
+    """Mean probability, share of positives, and number of images of each bin that has images."""
+    bins = np.minimum((probability * n_bins).astype(np.int64), n_bins - 1)
+    return [
+        (float(probability[here].mean()), float(truth[here].mean()), int(here.sum()))
+        for number in range(n_bins)
+        if (here := bins == number).any()
+    ]

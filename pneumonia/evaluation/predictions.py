@@ -1,0 +1,117 @@
+"""Scored, labelled images as a CSV table, from which every metric can be computed again."""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pneumonia.data.folders import ImageFile
+from pneumonia.errors import DataError
+from pneumonia.evaluation.decide import decide
+from pneumonia.evaluation.metrics import Labels, Probabilities
+
+COLUMNS = ("path", "patient", "digest", "truth", "label", "probability", "threshold", "decision")
+"""``label`` is 1 for the positive class; ``truth`` and ``decision`` are names of classes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """What a model said of labelled images.
+
+    Attributes:
+        paths: Where each image was (n).
+        patients: Whom it shows (n).
+        digests: Its content (n); equal for the same image in two tables.
+        truth: 0 negative, 1 positive, int64 (n,).
+        probability: Of the positive class, 0–1, float64 (n,).
+        threshold: Lowest probability that was called positive.
+    """
+
+    paths: Sequence[str]
+    patients: Sequence[str]
+    digests: Sequence[str]
+    truth: Labels
+    probability: Probabilities
+    threshold: float
+
+    def __len__(self) -> int:
+        """Count the images."""
+        return len(self.paths)
+
+    @property
+    def decisions(self) -> Labels:
+        """0 negative, 1 positive, int64 (n,)."""
+        return decide(self.probability, self.threshold)
+
+    def as_csv(self, class_names: tuple[str, str]) -> str:
+        """The table, a row an image."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for position, decision in enumerate(self.decisions):
+            label = int(self.truth[position])
+            writer.writerow(
+                [
+                    self.paths[position],
+                    self.patients[position],
+                    self.digests[position],
+                    class_names[label],
+                    label,
+                    float(self.probability[position]),
+                    self.threshold,
+                    class_names[decision],
+                ]
+            )
+        return text.getvalue()
+
+
+def predictions_of(
+    files: Sequence[ImageFile], probability: Probabilities, threshold: float
+) -> Predictions:
+    """Put labelled files and their probabilities (n,) together."""
+    return Predictions(
+        [str(file.path) for file in files],
+        [file.patient.key for file in files],
+        [file.digest for file in files],
+        np.array([file.label for file in files], dtype=np.int64),
+        probability,
+        threshold,
+    )
+
+
+def read_predictions(text: str, where: str) -> Predictions:
+    """Read a table as ``as_csv`` writes it.
+
+    Args:
+        text: The table.
+        where: What to call it in errors.
+
+    Raises:
+        DataError: It is no such table.
+    """
+    rows = list(csv.DictReader(io.StringIO(text)))
+    if not rows or not set(COLUMNS) <= rows[0].keys():
+        raise DataError(
+            f"{where} is no table of predictions: it needs rows, and the columns "
+            f"{', '.join(COLUMNS)}, as predictions_test.csv of a run has them"
+        )
+    try:
+        labels = np.array([int(row["label"]) for row in rows], dtype=np.int64)
+        probability = np.array([float(row["probability"]) for row in rows])
+        threshold = {float(row["threshold"]) for row in rows}
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{where} has a value that is no number: {error}") from None
+    if not ((probability >= 0) & (probability <= 1) & np.isin(labels, (0, 1))).all():
+        raise DataError(f"{where} has a probability outside 0 to 1, or a label that is not 0 or 1")
+    if len(threshold) > 1:
+        raise DataError(f"{where} has several thresholds: it is of more than one model")
+    return Predictions(
+        [row["path"] for row in rows],
+        [row["patient"] for row in rows],
+        [row["digest"] for row in rows],
+        labels,
+        probability,
+        threshold.pop(),
+    )
