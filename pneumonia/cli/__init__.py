@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from pneumonia import __version__
+from pneumonia.cli.compare import compare
 from pneumonia.cli.cross_validate import cross_validate
 from pneumonia.cli.doctor import doctor
 from pneumonia.cli.group import ErrorReportingGroup
@@ -50,6 +51,7 @@ for command in (
     cross_validate,
     study,
     evaluate,
+    compare,
     predict,
     explain,
     promote,

@@ -10,6 +10,7 @@ import click
 
 from pneumonia.cli.group import print_run, progress
 from pneumonia.cli.options import FloatInRange, flag, tracking_options, tracking_uri_option
+from pneumonia.errors import UsageError
 
 _MODEL_URI = click.option(
     "--model-uri", required=True, help="models:/NAME/VERSION, models:/NAME@champion, or runs:/…"
@@ -74,8 +75,8 @@ def predict(
 ) -> None:
     """Classify images: files, folders, or - for paths from standard input.
 
-    One row an image: path, label, probability, status, error, model. An unreadable file is a row
-    with status 'error'; then the exit code is 1.
+    One row an image: path, label, probability, threshold, status, error, model. An unreadable file
+    is a row with status 'error'; then the exit code is 1.
 
     \b
     pneumonia predict --model-uri models:/resnet34/1 images/ > rows.csv
@@ -120,7 +121,22 @@ def _show_count(n_images: int) -> None:
 
 
 @click.command()
-@_MODEL_URI
+@click.option("--model-uri", help="models:/NAME/VERSION, models:/NAME@champion, or runs:/…")
+@click.option(
+    "--predictions",
+    help="A file predictions_….csv, or a run or model that left one: compute its metrics again.",
+)
+@click.option(
+    "--role",
+    default="test",
+    show_default=True,
+    help="Which predictions of a run: test, validation.",
+)
+@click.option(
+    "--prevalence",
+    type=FloatInRange(0, 1),
+    help="Share of pneumonia where the model is to be used: the predictive values there.",
+)
 @click.option("--data", default="demo", show_default=True, help="Labelled data set folder.")
 @click.option(
     "--split", default="test", show_default=True, help="Folder to score: train, val, test, or all."
@@ -141,7 +157,10 @@ def _show_count(n_images: int) -> None:
 )
 @tracking_options
 def evaluate(
-    model_uri: str,
+    model_uri: str | None,
+    predictions: str | None,
+    role: str,
+    prevalence: float | None,
     data: str,
     split: str,
     classes: str,
@@ -153,30 +172,47 @@ def evaluate(
 ) -> None:
     """Score a registered model on labelled images, in a run linked to it.
 
+    With --predictions instead of a model, the metrics of a table of predictions are computed again,
+    at another --threshold or --prevalence, and nothing is logged.
+
     \b
     pneumonia evaluate --model-uri models:/resnet34/1 --data chest_xray --split test
+    pneumonia evaluate --predictions models:/resnet34/1 --prevalence 0.05
     """
+    if (model_uri is None) == (predictions is None):
+        raise UsageError("give either --model-uri or --predictions")
+    from pneumonia.evaluation.metrics import predictive_values
     from pneumonia.tracking.models import load_model
+    from pneumonia.tracking.predictions import find_predictions
     from pneumonia.tracking.store import connect
     from pneumonia.workflows.evaluate import evaluate as run
+    from pneumonia.workflows.evaluate import evaluate_predictions
 
-    connect(tracking_uri)
-    metrics, intervals = run(
-        load_model(model_uri),
-        data,
-        split=split,
-        classes=classes,
-        skip_unreadable=skip_unreadable,
-        threshold=threshold,
-        device=device,
-        experiment_name=experiment_name,
-        progress=progress("preparing"),
-        on_run=print_run,
-    )
+    if predictions is None or not Path(predictions).is_file():
+        connect(tracking_uri)
+    if predictions is not None:
+        metrics, intervals = evaluate_predictions(find_predictions(predictions, role), threshold)
+    elif model_uri is not None:
+        metrics, intervals = run(
+            load_model(model_uri),
+            data,
+            split=split,
+            classes=classes,
+            skip_unreadable=skip_unreadable,
+            threshold=threshold,
+            device=device,
+            experiment_name=experiment_name,
+            progress=progress("preparing"),
+            on_run=print_run,
+        )
     for key, value in metrics.items():
         low_high = intervals.get(key)
         interval = f"  ({low_high[0]:.4f}–{low_high[1]:.4f})" if low_high else ""
         click.echo(f"{key:18} {value:.4f}{interval}")
+    if prevalence is not None:
+        values = predictive_values(metrics["sensitivity"], metrics["specificity"], prevalence)
+        for name, value in zip(("precision", "npv"), values, strict=True):
+            click.echo(f"{name} at prevalence {prevalence:g}: {value:.4f}")
 
 
 @click.command()

@@ -93,6 +93,29 @@ def weighted_metrics(
     }
 
 
+def predictive_values(
+    sensitivity: float, specificity: float, prevalence: float
+) -> tuple[float, float]:
+    """Positive and negative predictive value at a prevalence, by Bayes's theorem.
+
+    Sensitivity and specificity are taken to be the same there, as they are where only the share of
+    the ill differs, and not how ill they are.
+
+    Args:
+        sensitivity: Share of the ill who are called positive, 0–1.
+        specificity: Share of the others who are called negative, 0–1.
+        prevalence: Share of the ill, 0–1.
+
+    Returns:
+        Both, 0–1; NaN where nobody would be called so.
+    """
+    ill = np.array([sensitivity, 1 - sensitivity]) * prevalence  # called positive, negative
+    others = np.array([1 - specificity, specificity]) * (1 - prevalence)
+    called = ill + others
+    shares = _share(np.array([ill[0], others[1]]), called)
+    return float(shares[0]), float(shares[1])
+
+
 def _ranking_metrics(
     positive: NDArray[np.bool_], probability: Probabilities, weights: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

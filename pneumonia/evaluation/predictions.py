@@ -27,6 +27,7 @@ class Predictions:
         truth: 0 negative, 1 positive, int64 (n,).
         probability: Of the positive class, 0–1, float64 (n,).
         threshold: Lowest probability that was called positive.
+        class_names: The negative and the positive class.
     """
 
     paths: Sequence[str]
@@ -35,6 +36,7 @@ class Predictions:
     truth: Labels
     probability: Probabilities
     threshold: float
+    class_names: tuple[str, str]
 
     def __len__(self) -> int:
         """Count the images."""
@@ -45,7 +47,19 @@ class Predictions:
         """0 negative, 1 positive, int64 (n,)."""
         return decide(self.probability, self.threshold)
 
-    def as_csv(self, class_names: tuple[str, str]) -> str:
+    def part(self, positions: Sequence[int]) -> "Predictions":
+        """Some of the images, in the order of their positions."""
+        return Predictions(
+            [self.paths[i] for i in positions],
+            [self.patients[i] for i in positions],
+            [self.digests[i] for i in positions],
+            self.truth[positions],
+            self.probability[positions],
+            self.threshold,
+            self.class_names,
+        )
+
+    def as_csv(self) -> str:
         """The table, a row an image."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
@@ -57,18 +71,21 @@ class Predictions:
                     self.paths[position],
                     self.patients[position],
                     self.digests[position],
-                    class_names[label],
+                    self.class_names[label],
                     label,
                     float(self.probability[position]),
                     self.threshold,
-                    class_names[decision],
+                    self.class_names[decision],
                 ]
             )
         return text.getvalue()
 
 
 def predictions_of(
-    files: Sequence[ImageFile], probability: Probabilities, threshold: float
+    files: Sequence[ImageFile],
+    probability: Probabilities,
+    threshold: float,
+    class_names: tuple[str, str],
 ) -> Predictions:
     """Put labelled files and their probabilities (n,) together."""
     return Predictions(
@@ -78,6 +95,7 @@ def predictions_of(
         np.array([file.label for file in files], dtype=np.int64),
         probability,
         threshold,
+        class_names,
     )
 
 
@@ -107,6 +125,7 @@ def read_predictions(text: str, where: str) -> Predictions:
         raise DataError(f"{where} has a probability outside 0 to 1, or a label that is not 0 or 1")
     if len(threshold) > 1:
         raise DataError(f"{where} has several thresholds: it is of more than one model")
+    named = {int(row["label"]): row["truth"] for row in rows}
     return Predictions(
         [row["path"] for row in rows],
         [row["patient"] for row in rows],
@@ -114,4 +133,5 @@ def read_predictions(text: str, where: str) -> Predictions:
         labels,
         probability,
         threshold.pop(),
+        (named.get(0, "NEGATIVE"), named.get(1, "POSITIVE")),
     )

@@ -16,7 +16,7 @@ from pneumonia.tracking.models import LoadedModel
 from pneumonia.training.device import Engine, choose_engine, out_of_memory_as_error
 
 Row = dict[str, Any]
-COLUMNS = ("path", "label", "probability", "status", "error", "model")
+COLUMNS = ("path", "label", "probability", "threshold", "status", "error", "model")
 
 
 def score(
@@ -67,7 +67,7 @@ def _score(
     # While one batch is in the forward pass, the next two are decoded.
     decoded = decode_ahead(files, model.config.preprocessing, window=2 * batch_size)
     while batch := list(islice(decoded, batch_size)):
-        rows = [_row(path, image, model.uri) for path, image in batch]
+        rows = [_row(path, image, least, model.uri) for path, image in batch]
         images = [image for _, image in batch if not isinstance(image, str)]
         if images:
             grey = torch.from_numpy(np.stack(images))  # (B, H, W)
@@ -80,12 +80,13 @@ def _score(
         adapt_threads()
 
 
-def _row(path: Path, image: Decoded, uri: str) -> Row:
+def _row(path: Path, image: Decoded, threshold: float, uri: str) -> Row:
     failed = isinstance(image, str)
     return {
         "path": str(path),
         "label": "",
         "probability": None,
+        "threshold": threshold,
         "status": "error" if failed else "ok",
         "error": image if failed else "",
         "model": uri,

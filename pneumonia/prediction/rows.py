@@ -152,8 +152,9 @@ def _parquet(file: IO[bytes]) -> Iterator[Write]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    numbers = {"probability", "threshold"}
     schema = pa.schema(
-        [(name, pa.float64() if name == "probability" else pa.string()) for name in COLUMNS]
+        [(name, pa.float64() if name in numbers else pa.string()) for name in COLUMNS]
     )
     with pq.ParquetWriter(file, schema) as writer:
         yield lambda rows: writer.write_table(

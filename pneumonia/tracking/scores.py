@@ -71,8 +71,8 @@ def log_scores(
         title = f"{role} ({len(images):,} images)"
         metrics = classification_metrics(truth, probability, threshold)
         predicted = decide(probability, threshold)
-        table = predictions_of(images.files, probability, threshold)
-        run.log_text(table.as_csv(names), f"predictions_{role}.csv")
+        table = predictions_of(images.files, probability, threshold, names)
+        run.log_text(table.as_csv(), f"predictions_{role}.csv")
         confusion = confusion_matrices(truth, predicted, names, title=title)
         run.log_figure(confusion, f"confusion_{role}")
         curves = roc_and_precision_recall(truth, probability, title=title, threshold=threshold)

@@ -9,6 +9,9 @@ from pneumonia.data.cache import Progress
 from pneumonia.data.dataset import find_readable, images_of
 from pneumonia.data.layout import part_folders
 from pneumonia.errors import DataError, UsageError, nearest
+from pneumonia.evaluation.intervals import bootstrap_intervals
+from pneumonia.evaluation.metrics import classification_metrics
+from pneumonia.evaluation.predictions import Predictions
 from pneumonia.tracking.models import LoadedModel
 from pneumonia.tracking.runs import NewRun, Run, parent_run
 from pneumonia.tracking.scores import Scores, log_scores
@@ -68,6 +71,24 @@ def evaluate(
         return evaluate_model(
             run, model, settings, split, threshold=threshold, device=device, progress=progress
         )
+
+
+def evaluate_predictions(predictions: Predictions, threshold: float | None = None) -> Scores:
+    """Compute metrics again from a table of predictions.
+
+    Args:
+        predictions: The table, as ``find_predictions`` finds it.
+        threshold: Lowest probability called positive, 0–1; the table's own by default.
+
+    Returns:
+        Metrics, and their 95 % intervals.
+    """
+    least = predictions.threshold if threshold is None else threshold
+    truth, probability = predictions.truth, predictions.probability
+    return (
+        classification_metrics(truth, probability, least),
+        bootstrap_intervals(truth, probability, predictions.patients, least),
+    )
 
 
 def class_folders_of(classes: str, class_names: tuple[str, str]) -> tuple[str, str]:

@@ -49,7 +49,7 @@ def predict(
 
     Yields:
         One mapping an image, in order: ``path``, ``label``, ``probability`` of the positive class
-        (None for an unreadable file), ``status``, ``error`` and ``model``.
+        (None for an unreadable file), ``threshold``, ``status``, ``error`` and ``model``.
 
     Raises:
         DataError: A file or folder does not exist.
