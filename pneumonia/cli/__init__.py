@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from pneumonia import __version__
+from pneumonia.cli.audit import audit
 from pneumonia.cli.compare import compare
 from pneumonia.cli.cross_validate import cross_validate
 from pneumonia.cli.doctor import doctor
@@ -47,6 +48,7 @@ def cli(ctx: click.Context) -> None:
 
 
 for command in (
+    audit,
     train,
     cross_validate,
     study,

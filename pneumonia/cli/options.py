@@ -17,7 +17,7 @@ Command = Callable[..., Any]
 
 def settings_options(command: Command) -> Command:
     """Add an option for each setting of training and data; unset means the experiment's value."""
-    command = _options_of(DataSettings, but=("data",))(command)
+    command = data_options(command)
     command = _options_of(TrainingSettings, but=("network",))(command)
     command = click.option(
         "--network",
@@ -37,6 +37,11 @@ def settings_options(command: Command) -> Command:
         show_default=True,
         help="Data set folder, or 'demo' for synthetic images made on the spot.",
     )(command)
+
+
+def data_options(command: Command) -> Command:
+    """Add an option for each setting of data, but the data itself."""
+    return _options_of(DataSettings, but=("data",))(command)
 
 
 def search_options(command: Command) -> Command:

@@ -67,7 +67,7 @@ def refuse_conflicting_labels(images: Iterable[ImageFile]) -> None:
     Raises:
         LabelError: There are some.
     """
-    if pairs := _conflicting(images):
+    if pairs := conflicting_labels(images):
         listed = "; ".join(f"{str(one.path)!r} and {str(other.path)!r}" for one, other in pairs[:3])
         raise LabelError(
             f"{len(pairs)} images are in both class folders with identical content ({listed}): "
@@ -125,15 +125,15 @@ def _remarks(roles: Roles, skipped: Counter[str]) -> Iterator[str]:
             f"{unknown:,} of {len(images):,} file names tell no patient: each such image counts as "
             "its own patient (see --patient-pattern)"
         )
-    if pairs := _conflicting(images):
+    if pairs := conflicting_labels(images):
         yield f"{len(pairs)} images are in both class folders with identical content"
     if skipped:
         yield f"skipped: {describe_skipped(skipped)}"
     yield from map(str, leakages(roles))
 
 
-def _conflicting(images: Iterable[ImageFile]) -> list[tuple[ImageFile, ImageFile]]:
-    """Pairs of identical images with different labels, one pair for each content."""
+def conflicting_labels(images: Iterable[ImageFile]) -> list[tuple[ImageFile, ImageFile]]:
+    """Find pairs of identical images with different labels, one pair for each content."""
     first: dict[str, ImageFile] = {}
     pairs: dict[str, tuple[ImageFile, ImageFile]] = {}
     for image in images:

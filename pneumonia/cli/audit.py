@@ -1,0 +1,45 @@
+"""``pneumonia audit``."""
+
+from typing import Any
+
+import click
+
+from pneumonia.cli.group import progress
+from pneumonia.cli.options import data_options, given
+
+
+@click.command()
+@click.argument("data")
+@data_options
+def audit(data: str, **values: Any) -> None:
+    """Look for what would make results on a data set wrong.
+
+    Counts images by role; looks for patients, identical and almost identical images in two roles or
+    classes; and measures how well the files' size, compression and exposure alone tell the classes
+    apart, and the test images from those of training. Exit code 3 if results would be invalid.
+
+    \b
+    pneumonia audit chest_xray
+    """
+    from pneumonia.config.data import DataSettings
+    from pneumonia.errors import CheckError
+    from pneumonia.workflows.audit import audit as run
+
+    found = run(DataSettings(data=data, **given(values)), progress("preparing"))
+    click.echo(found.report)
+    click.echo(f"\n{'what it sees':20} {'class: AUC (95 % interval)':28} train or test: AUC")
+    for row in found.shortcuts:
+        of_label = f"{row.label_auc:.3f} ({row.label_interval[0]:.3f}–{row.label_interval[1]:.3f})"
+        of_test = f"{row.test_auc:.3f} ({row.test_interval[0]:.3f}–{row.test_interval[1]:.3f})"
+        mark = "  shortcut" if row.strong else ""
+        click.echo(f"{row.name:20} {of_label:28} {of_test}{mark}")
+    if any(row.strong for row in found.shortcuts):
+        click.echo(
+            "\nA shortcut tells the classes apart without looking at the lungs. A network may "
+            "learn it, and then fails on images from elsewhere. Crops and changes of exposure in "
+            "training hide it; the stress test of a training shows what is left."
+        )
+    for problem in found.problems[:20]:
+        click.echo(f"problem: {problem}")
+    if found.problems:
+        raise CheckError(f"{len(found.problems)} problems would make results wrong: see above")

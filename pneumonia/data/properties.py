@@ -1,0 +1,50 @@
+"""What a file tells without its anatomy: sizes, compression and exposure."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
+
+from pneumonia.data.dataset import Images
+from pneumonia.data.folders import ImageFile
+
+PROPERTIES = (
+    "file size",
+    "width",
+    "height",
+    "aspect ratio",
+    "JPEG quantisation",
+    "brightness",
+    "contrast",
+    "border brightness",
+    "saturated share",
+)
+"""Bytes; pixels; width by height; mean of the first quantisation table, 0 of other formats; mean
+and standard deviation of the grey levels; mean of the outer tenth; share of levels 0 and 255."""
+
+
+def file_properties(images: Images) -> NDArray[np.float64]:
+    """Measure each image, float64 (n, len(PROPERTIES)), in the order of ``PROPERTIES``."""
+    headers = np.array([_header(file) for file in images.files])  # (n, 5)
+    levels = [_levels(images.pixels[rows]) for rows in images.rows.split(1024)]
+    return np.concatenate([headers, torch.cat(levels).double().numpy()], axis=1)
+
+
+def _header(file: ImageFile) -> tuple[float, float, float, float, float]:
+    with Image.open(file.path) as image:
+        width, height = image.size
+        tables = image.quantization if isinstance(image, JpegImageFile) else {}
+    quantisation = float(np.mean(tables[0])) if tables.get(0) else 0.0
+    return file.path.stat().st_size, width, height, width / height, quantisation
+
+
+def _levels(grey: torch.Tensor) -> torch.Tensor:
+    """From uint8 (B, H, W) to the four properties of the grey levels, (B, 4)."""
+    flat = grey.flatten(1).float()
+    width = max(1, grey.shape[1] // 10)
+    border = torch.ones(grey.shape[1:], dtype=torch.bool)
+    border[width:-width, width:-width] = False
+    saturated = ((flat == 0) | (flat == 255)).float()
+    outer = flat[:, border.flatten()]
+    return torch.stack([flat.mean(1), flat.std(1), outer.mean(1), saturated.mean(1)], dim=1)

@@ -1,0 +1,82 @@
+"""``pneumonia audit`` on data sets whose faults are known."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import Result
+from PIL import Image, ImageEnhance
+
+from pneumonia.evaluation.shortcuts import predictive_auc
+
+Cli = Callable[..., Result]
+
+
+@pytest.fixture
+def copied(xrays: Path, tmp_path: Path) -> Path:
+    """A data set that may be changed."""
+    return Path(shutil.copytree(xrays, tmp_path / "copied"))
+
+
+def _row(result: Result, name: str) -> str:
+    return next(line for line in result.stdout.splitlines() if line.startswith(name))
+
+
+def test_a_sound_data_set_passes(xrays: Path, run_cli: Cli) -> None:
+    result = run_cli("audit", xrays)
+    assert result.exit_code == 0, result.stderr
+    assert "problem" not in result.stdout
+    assert "shortcut" not in _row(result, "aspect ratio")
+
+
+def test_compression_that_differs_by_class_is_a_shortcut(copied: Path, run_cli: Cli) -> None:
+    for file in sorted(copied.glob("*/*/*")):
+        with Image.open(file) as image:
+            pixels = image.convert("L")
+        file.unlink()
+        quality = 60 if file.parent.name == "PNEUMONIA" else 95
+        pixels.save(file.with_suffix(".jpeg"), quality=quality)
+    result = run_cli("audit", copied)
+    assert result.exit_code == 0, result.stderr
+    assert _row(result, "JPEG quantisation").endswith("shortcut")
+    assert _row(result, "JPEG quantisation").split()[2] == "1.000"
+    assert "without looking at the lungs" in result.stdout
+
+
+@pytest.mark.parametrize("how", ["jpeg", "brighter", "smaller"])
+def test_one_picture_in_two_roles_is_found(copied: Path, run_cli: Cli, how: str) -> None:
+    original = next((copied / "train" / "NORMAL").iterdir())
+    with Image.open(original) as image:
+        picture = image.convert("L")
+    if how == "brighter":
+        picture = ImageEnhance.Brightness(picture).enhance(1.15)
+    elif how == "smaller":
+        picture = picture.resize((picture.width * 2 // 3, picture.height * 2 // 3))
+    picture.save(copied / "test" / "NORMAL" / "IM-9999-0001.jpeg", quality=40)
+    result = run_cli("audit", copied)
+    assert result.exit_code == 3
+    assert result.stdout.count("show almost the same picture") == 1
+    assert "1 problems would make results wrong" in result.stderr
+
+
+def test_shared_patients_and_conflicting_labels_are_problems(copied: Path, run_cli: Cli) -> None:
+    original = next((copied / "train" / "NORMAL").iterdir())
+    shutil.copy(original, copied / "test" / "PNEUMONIA" / original.name)
+    result = run_cli("audit", copied)
+    assert result.exit_code == 3
+    assert "problem: train and test share 1 patients and 1 identical images" in result.stdout
+    assert "problem: 1 images are in both class folders" in result.stdout
+
+
+def test_trees_see_what_does_not_rise_or_fall() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 2, 600)
+    two_sided = np.where(truth == 1, rng.choice([-2, 2], 600), 0) + rng.normal(0, 0.4, 600)
+    patients = [str(number // 2) for number in range(600)]
+    auc, (low, high) = predictive_auc(two_sided[:, np.newaxis], truth, patients)
+    assert auc > 0.95
+    assert low <= auc <= high
+    auc, (low, high) = predictive_auc(rng.normal(size=(600, 1)), truth, patients)
+    assert low < 0.5 < high
