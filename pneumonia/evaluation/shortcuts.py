@@ -30,7 +30,9 @@ def predictive_auc(
         The AUC, 0.5 where the values tell nothing, and its 95 % interval by bootstrap over
         patients.
     """
-    trees = HistGradientBoostingClassifier(max_depth=3, max_iter=50, random_state=0)
+    trees = HistGradientBoostingClassifier(
+        max_depth=3, max_iter=50, min_samples_leaf=5, random_state=0
+    )
     n_folds = min(_FOLDS, *(len(set(np.asarray(patients)[truth == label])) for label in (0, 1)))
     folds = StratifiedGroupKFold(n_folds, shuffle=True, random_state=0)
     predicted = cross_val_predict(
