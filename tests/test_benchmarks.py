@@ -18,6 +18,7 @@ from pneumonia.data.decode import Preprocessing, decode, network_input
 from pneumonia.training.device import choose_engine
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "options", "figures"),
     [

@@ -82,6 +82,7 @@ def the_run(folder: Path) -> tuple[mlflow.MlflowClient, mlflow.entities.Run]:
     return client, run
 
 
+@pytest.mark.slow
 def test_torchrun_trains_the_network_of_one_process_and_logs_it_once(
     workplace: Path, xrays: Path, run_cli: Cli
 ) -> None:
@@ -122,6 +123,7 @@ def test_torchrun_trains_the_network_of_one_process_and_logs_it_once(
         torch.testing.assert_close(tensor, expected_weights[key], atol=2e-3, rtol=2e-3)
 
 
+@pytest.mark.slow
 def test_ranks_are_exact_and_stop_and_continue_together(
     workplace: Path, xrays: Path, forks: Forks
 ) -> None:
@@ -148,6 +150,7 @@ def test_a_failing_rank_fails_the_run_with_its_reason(
     assert run.data.tags["error"] == "TrainingError: rank 1 of 2 failed: its cable is loose"
 
 
+@pytest.mark.slow
 def test_a_signal_to_both_ranks_ends_the_run_as_killed(
     workplace: Path, xrays: Path, forks: Forks
 ) -> None:

@@ -48,6 +48,9 @@ def test_a_training_run_holds_everything(trained: SimpleNamespace) -> None:
             "roc_test",
             "gallery",
             "grad_cam",
+            "reliability_validation",
+            "stress",
+            "subgroups_test",
         )
     }
     checkpoints = {item.path for item in client.list_artifacts(run.info.run_id, "checkpoints")}
@@ -73,7 +76,9 @@ def test_a_search_keeps_every_trial_and_scores_only_the_winner_on_test(
     assert not any(key.startswith("test/") for child in children for key in child.data.metrics)
     assert "test/auc" in parent.data.metrics
     kinds = {key.partition("/")[0] for key in parent.data.metrics}
-    assert kinds == {"best", "search", "test"}  # the winner's curves stay in its own run
+    kept = {"threshold", "threshold_low", "threshold_high", "temperature"}
+    # The winner's curves stay in its own run.
+    assert kinds == {"best", "search", "stress", "test", *kept}
     steps = client.get_metric_history(parent.info.run_id, "search/best")
     assert [metric.step for metric in steps] == [0, 1, 2]
     assert [metric.value for metric in steps] == sorted(metric.value for metric in steps)
@@ -97,6 +102,7 @@ def test_a_search_keeps_every_trial_and_scores_only_the_winner_on_test(
     assert len(study.trials) == 4
 
 
+@pytest.mark.slow
 def test_a_search_ends_in_time_and_keeps_its_study_where_told(
     workplace: Path, xrays: Path, run_cli: Cli
 ) -> None:

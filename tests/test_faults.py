@@ -20,6 +20,7 @@ from tests.faults.sandbox import QUICK, Sandbox
 Cli = Callable[..., Result]
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("forks")
 def test_a_run_killed_while_it_logs_its_model_ends_as_if_it_had_not_been(
     tmp_path: Path, xrays: Path, forks: Forks

@@ -140,6 +140,7 @@ def test_class_names_match_however_unicode_composes_them(flat: Path) -> None:
     assert sum(map(len, data.roles.values())) == 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("negative", "positive"),
     [("normal & healthy", "Pneumonia (bacterial)"), ("COVID-", "COVID+"), ("pos+", "pos%")],
@@ -229,6 +230,7 @@ def test_own_duplicates_are_grouped_where_the_split_is_ours(flat: Path) -> None:
         assert {len(held) for held in roles.values()} == {1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", ["unlabelled", "one class"])
 def test_a_test_folder_without_both_classes_is_named_and_may_be_left_out(
     content: str,

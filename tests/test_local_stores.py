@@ -47,6 +47,7 @@ def image_of(folder: Path) -> Path:
     return next(folder.rglob("test/NORMAL/*.jpeg"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("copied", [False, True])
 def test_a_moved_project_is_told_and_fixed_and_its_old_place_stays_as_it_was(
     project: Path,
@@ -86,6 +87,7 @@ def test_a_link_to_the_project_is_no_move(
     assert run_cli(*command, image_of(xrays)).exit_code == 0
 
 
+@pytest.mark.slow
 def test_artifacts_kept_elsewhere_on_purpose_are_no_move(
     empty_folder: Path, xrays: Path, run_cli: Cli
 ) -> None:
@@ -112,6 +114,7 @@ def test_a_stopped_run_of_a_moved_project_does_not_make_the_old_store_anew(
     assert not old.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a#b", "50% off", "ünï cødé 肺", "it's", "a&b=c"])
 def test_a_project_folder_of_any_usable_name_works(
     name: str,

@@ -93,6 +93,7 @@ def test_other_formats_and_standard_input(
     assert [path.name for path in tmp_path.iterdir()] == ["rows.parquet"]
 
 
+@pytest.mark.slow
 def test_labels_are_those_of_fp32_whatever_the_precision(
     trained: SimpleNamespace, xrays: Path
 ) -> None:
@@ -138,6 +139,7 @@ print(model.predict(pd.DataFrame({"image": images})).to_json(orient="records"))
 """
 
 
+@pytest.mark.slow
 def test_the_model_loads_without_this_package_and_gives_the_same_probabilities(
     trained: SimpleNamespace, xrays: Path, tmp_path: Path, run_cli: Cli
 ) -> None:
@@ -225,6 +227,7 @@ def blobs(seed: int, n: int) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
     return pixels, torch.from_numpy(labels), centres
 
 
+@pytest.mark.slow
 def test_maps_point_at_what_was_learnt() -> None:
     from pneumonia.data.dataset import Images
 

@@ -27,6 +27,7 @@ def git(folder: Path, *arguments: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("committed", [True, False], ids=["checkout", "installed"])
 def test_a_run_names_the_commit_of_the_package_and_no_other(
     committed: bool, tmp_path: Path, empty_store: Path

@@ -69,6 +69,7 @@ def test_a_trial_below_the_median_is_pruned_after_the_second_epoch(
     assert parent.data.tags["winner.trial"] == "0"
 
 
+@pytest.mark.slow
 def test_a_trial_that_starts_badly_and_recovers_is_not_pruned(
     workplace: Path, xrays: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -69,6 +69,7 @@ def assert_same(one: Trained, other: Trained) -> None:
         assert torch.equal(tensor, weights[key]), key
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [1, 11])  # of the first epoch and of the second
 def test_training_asked_to_stop_goes_on_in_mid_epoch_to_the_same_bits(
     batch: int,
@@ -225,6 +226,7 @@ def test_a_search_that_was_stopped_goes_on_in_the_same_trial(
     assert "study 'night' is finished, with 2 trials" in finished.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("state")
 def test_workers_share_a_study_and_register_one_winner(
     workplace: Path, xrays: Path, run_cli: Cli

@@ -46,6 +46,7 @@ def parameters(storage: str, interrupted: int | None) -> list[dict[str, object]]
     return [trial.params for trial in queue.trials()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("interrupted", "alike"), [(3, 10), (12, 13)])
 def test_the_sampler_draws_after_a_resume_what_it_would_have_drawn(
     interrupted: int, alike: int, tmp_path: Path

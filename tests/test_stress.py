@@ -169,6 +169,7 @@ def test_the_model_carries_its_threshold_and_all_say_it(
         assert scored[row["path"]]["label"] == row["decision"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("workplace")
 def test_the_stress_test_may_choose_the_epoch(xrays: Path, run_cli: Cli) -> None:
     quick = ("--epochs", "2", "--image-size", "32", "--batch-size", "8")

@@ -72,6 +72,7 @@ def test_the_same_seed_gives_the_same_bits(
     assert first.history[0]["train/loss"] != other.history[0]["train/loss"]
 
 
+@pytest.mark.slow
 # Batch norm and Adam blow up what rounding leaves: the smaller the steps, the less.
 @pytest.mark.parametrize(("name", "learning_rate"), [("simple_cnn", 1e-4), ("resnet34", 3e-6)])
 def test_training_computes_what_a_plain_loop_does(

@@ -41,6 +41,7 @@ def answers(url: str) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_a_stopped_ui_leaves_no_server_behind(tmp_path: Path, empty_store: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -77,6 +78,7 @@ def test_nothing_that_a_program_started_is_left(seconds: str, code: int) -> None
     caller.stdout.close()
 
 
+@pytest.mark.slow
 def test_a_ui_for_others_prints_a_link_that_they_can_open(
     tmp_path: Path, empty_store: Path
 ) -> None:

@@ -191,9 +191,9 @@ def evaluate(
     if predictions is None or not Path(predictions).is_file():
         connect(tracking_uri)
     if predictions is not None:
-        metrics, intervals = evaluate_predictions(find_predictions(predictions, role), threshold)
+        scores = evaluate_predictions(find_predictions(predictions, role), threshold)
     elif model_uri is not None:
-        metrics, intervals = run(
+        scores = run(
             load_model(model_uri),
             data,
             split=split,
@@ -205,12 +205,15 @@ def evaluate(
             progress=progress("preparing"),
             on_run=print_run,
         )
-    for key, value in metrics.items():
-        low_high = intervals.get(key)
+    for key, value in scores.metrics.items():
+        low_high = scores.intervals.get(key)
         interval = f"  ({low_high[0]:.4f}–{low_high[1]:.4f})" if low_high else ""
         click.echo(f"{key:18} {value:.4f}{interval}")
+    if scores.times_scored > 1:
+        click.echo(f"These test images were scored by {scores.times_scored} runs of this store.")
     if prevalence is not None:
-        values = predictive_values(metrics["sensitivity"], metrics["specificity"], prevalence)
+        of_ill, of_others = scores.metrics["sensitivity"], scores.metrics["specificity"]
+        values = predictive_values(of_ill, of_others, prevalence)
         for name, value in zip(("precision", "npv"), values, strict=True):
             click.echo(f"{name} at prevalence {prevalence:g}: {value:.4f}")
 

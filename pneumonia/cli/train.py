@@ -79,6 +79,8 @@ def _print_result(result: "TrainingResult | None") -> None:
         return
     click.echo(f"test      {summary(result)}")
     click.echo(f"stress    {stress_summary(result)}")
+    if result.times_scored > 1:
+        click.echo(f"note      {result.times_scored} runs of this store scored these test images")
     click.echo(f"model     {result.model_uri} ({result.verdict})")
     if result.synthetic:
         click.echo("These are results on synthetic images: they say nothing about real X-rays.")

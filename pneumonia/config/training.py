@@ -124,6 +124,8 @@ class TrainingSettings(Settings):
     @classmethod
     def _absolute_path(cls, weights: str) -> str:
         """A run may be resumed from another folder."""
+        if not weights:
+            raise UsageError("weights = '': give none, imagenet or a file")
         return weights if weights in {"none", "imagenet"} else str(Path(weights).absolute())
 
     @field_validator("threshold", mode="before")

@@ -85,6 +85,11 @@ class DataSet:
         return DEMO if self.settings.data == DEMO else self.root.name
 
     @property
+    def is_synthetic(self) -> bool:
+        """Whether the images were drawn, not taken."""
+        return self.settings.data == DEMO
+
+    @property
     def digest(self) -> str:
         """Fingerprint over all roles: differs when an image, a label or a role differs."""
         return "-".join(self.role_digest(role)[:10] for role in self.roles)

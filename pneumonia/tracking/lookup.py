@@ -9,6 +9,9 @@ from pneumonia.tracking.paging import search_all
 from pneumonia.tracking.runs import Run
 from pneumonia.tracking.store import shown_uri
 
+_SCORED = "data.scored"
+"""Tag of the test images that a run has scored, by digest."""
+
 
 def runs_at_work() -> list[Run]:
     """Every run that counts as running, in all experiments, the oldest first.
@@ -47,6 +50,29 @@ def existing_run(run_id: str) -> Run | None:
     except OSError as error:
         raise _no_answer(error) from error
     return None if found.info.lifecycle_stage == LifecycleStage.DELETED else Run(found)
+
+
+def count_scored(run: Run, digest: str) -> int:
+    """Note that a run scores test images, and count the runs that did, this one included.
+
+    A test set that is scored again and again is chosen by, and its results flatter.
+
+    Args:
+        run: The run.
+        digest: Of the labelled test images.
+
+    Raises:
+        TrackingError: The store does not come back.
+    """
+    run.tag({_SCORED: digest})
+    client = run.outbox.client
+
+    def runs_that_did() -> set[str]:
+        identifiers = [item.experiment_id for item in search_all(client.search_experiments)]
+        query = f"tags.`{_SCORED}` = '{digest}'"
+        return {str(r.info.run_id) for r in search_all(client.search_runs, identifiers, query)}
+
+    return len(run.outbox.ask(runs_that_did) | {run.id})
 
 
 def _no_answer(error: Exception) -> TrackingError:

@@ -25,7 +25,7 @@ def log_operating_point(
     config: ModelConfig,
     validation: Images,
     settings: TrainingSettings,
-) -> tuple[ModelConfig, OperatingPoint, dict[str, float]]:
+) -> tuple[ModelConfig, OperatingPoint, StressTest]:
     """Run the stress test, fit the temperature, choose the threshold, and log all three.
 
     The temperature is fitted on the changed images, and ``stress`` chooses the threshold on them:
@@ -40,7 +40,7 @@ def log_operating_point(
 
     Returns:
         The configuration with threshold and temperature, how the threshold was chosen, and the
-        stress test's summary.
+        stress test with calibrated probabilities.
 
     Raises:
         DeviceError: The device is out of memory.
@@ -76,7 +76,7 @@ def log_operating_point(
     chosen = replace(
         config, threshold=point.threshold, threshold_rule=point.rule, temperature=temperature
     )
-    return chosen, point, stress.summary(point.threshold)
+    return chosen, point, stress
 
 
 def _log_stress(run: Run, stress: StressTest, threshold: float) -> None:

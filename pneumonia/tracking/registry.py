@@ -33,6 +33,7 @@ def register(
     metric: str,
     validation: Mapping[str, float],
     tags: Mapping[str, str],
+    description: str = "",
 ) -> tuple[str, str]:
     """Make a new version of a registered model, and the champion if it may be and is better.
 
@@ -45,6 +46,7 @@ def register(
         metric: The validation metric that chose the model.
         validation: Its validation metrics, ``auc``, ``sensitivity`` and so on.
         tags: Tags of the version, ``data.validation`` and ``data.synthetic`` among them.
+        description: Of the version, in Markdown.
 
     Returns:
         The version's URI, and what became of the alias ``champion``, as a sentence.
@@ -63,12 +65,16 @@ def register(
                 return str(version.version)
         return str(mlflow.register_model(model_uri, name, tags=own).version)
 
+    def describe() -> None:
+        client.update_model_version(name, number, description)
+
     def promote_if_better() -> str:
         with _alias_lock():
             return _promote_if_better(client, name, number)
 
     try:
         number = run.outbox.ask(version_of_the_run)
+        run.outbox.ask(describe)
         verdict = run.outbox.ask(promote_if_better)
     except MlflowException as error:
         reason = str(error).splitlines()[0]

@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from pneumonia.config.data import DEMO
 from pneumonia.config.training import TrainingSettings
 from pneumonia.data.dataset import DataSet, Images
+from pneumonia.evaluation.document import as_html, as_markdown
 from pneumonia.evaluation.figures import learning_curves
 from pneumonia.evaluation.intervals import Interval
 from pneumonia.tracking.epochs import log_best
+from pneumonia.tracking.model_card import model_card
 from pneumonia.tracking.models import ModelConfig, log_model
 from pneumonia.tracking.operating_point import log_operating_point
 from pneumonia.tracking.registry import register
@@ -34,6 +35,7 @@ class TrainingResult:
         threshold: Lowest probability called positive, in these results and by the model.
         threshold_rule: How it was chosen.
         stress: Worst and mean AUC and balanced accuracy of changed validation images.
+        times_scored: How many runs of the tracking store scored these test images.
     """
 
     test: Mapping[str, float]
@@ -45,6 +47,7 @@ class TrainingResult:
     threshold: float = 0.5
     threshold_rule: str = "0.5"
     stress: Mapping[str, float] = field(default_factory=dict)
+    times_scored: int = 1
 
     def as_json(self) -> dict[str, Any]:
         """What JSON can hold of it, which is all."""
@@ -67,44 +70,50 @@ def log_result(
 ) -> TrainingResult:
     """Score the winner once on the test images, and log metrics, figures and model."""
     names = data.settings.class_names
-    synthetic = data.settings.data == DEMO
+    synthetic = data.is_synthetic
     run.log_figure(learning_curves(trained.history, best_epoch=trained.best_epoch), "curves")
     log_best(run, trained.best)
     uncalibrated = ModelConfig(settings.network, settings.image_size, settings.resize, names)
-    config, point, stress = log_operating_point(
+    config, point, stressed = log_operating_point(
         run, trained.network, uncalibrated, images["validation"], settings
     )
     scored = {
         role: log_scores(run, trained.network, config, images[role], role, settings.device)
         for role in ("validation", "test")
     }
-    test, intervals = scored["test"]
+    test = scored["test"]
+    stress = stressed.summary(point.threshold)
     example = images["test"].files[0].path.read_bytes()
     uri = log_model(run, trained.network.cpu(), config, step=trained.best_epoch, example=example)
     chosen_by = trained.best[f"val/{settings.metric}"]
     warning = "; ".join(filter(None, (data.warning, point.warning)))
-    told = (synthetic, warning, point.threshold, point.rule, stress)
+    card = model_card(run.id, data, settings, trained, config, point, stressed, test, warning)
+    title = f"{settings.network} on {data.name}"
+    run.log_text(as_html(title, card, run.figures), "report.html")
+    told = (synthetic, warning, point.threshold, point.rule, stress, test.times_scored)
     if not register_winner:
-        return TrainingResult(test, intervals, uri, "not registered, as asked", *told)
+        verdict = "not registered, as asked"
+        return TrainingResult(test.metrics, test.intervals, uri, verdict, *told)
     uri, verdict = register(
         uri,
         run,
         settings.network,
         metric=settings.metric,
         # At the model's own threshold, but for the value that the epoch was chosen by.
-        validation={**scored["validation"][0], settings.metric: chosen_by},
+        validation={**scored["validation"].metrics, settings.metric: chosen_by},
+        description=as_markdown(card),
         tags={
             "data.digest": data.digest,
             "data.validation": data.role_digest("validation"),
             "data.synthetic": str(synthetic).lower(),
             "data": data.name,
-            **{f"test.{key}": f"{test[key]:.4f}" for key in _SCORED_IN},
+            **{f"test.{key}": f"{test.metrics[key]:.4f}" for key in _SCORED_IN},
             **{f"stress.{key}": f"{value:.4f}" for key, value in stress.items()},
             "threshold": f"{point.threshold:g}",
             "threshold_rule": point.rule,
         },
     )
-    return TrainingResult(test, intervals, uri, verdict, *told)
+    return TrainingResult(test.metrics, test.intervals, uri, verdict, *told)
 
 
 def description(
@@ -127,7 +136,7 @@ def description(
     return (
         f"**{settings.network}** on {data.name}: validation {settings.metric} **{value:.4f}** at "
         f"epoch {trained.best_epoch} of {len(trained.history)}.\n\n{search}"
-        f"Test, scored once: {summary(result)} (chosen by the rule `{result.threshold_rule}`), "
+        f"Test: {summary(result)} (chosen by the rule `{result.threshold_rule}`), "
         "with 95 % intervals by bootstrap over patients.\n\n"
         f"Stress test: {stress_summary(result)}.\n\n"
         f"Model: `{result.model_uri}` ({result.verdict}).\n"

@@ -56,6 +56,7 @@ class Run:
         self.artifact_uri: str = run.info.artifact_uri
         self.tags: dict[str, str] = dict(run.data.tags)
         self.local = LocalState(self.id)
+        self.figures: dict[str, bytes] = {}  # PNG, by name, of those logged by this process
         self._parameters = set(run.data.params)
         self._logged_steps: dict[str, set[int]] = {}
 
@@ -99,6 +100,7 @@ class Run:
         """Log a figure as ``figures/NAME.png``."""
         drawn = io.BytesIO()
         figure.savefig(drawn, format="png")
+        self.figures[name] = drawn.getvalue()
         self.log_file(f"figures/{name}.png", drawn.getvalue())
 
     def log_text(self, text: str, path: str) -> None:

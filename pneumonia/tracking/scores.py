@@ -1,12 +1,13 @@
 """Scoring a network on labelled images: its metrics, their intervals, and figures in a run."""
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pneumonia.data import summary
 from pneumonia.data.dataset import Images
 from pneumonia.evaluation.decide import decide
 from pneumonia.evaluation.figures import confusion_matrices, roc_and_precision_recall
@@ -20,15 +21,35 @@ from pneumonia.evaluation.grad_cam import grad_cam
 from pneumonia.evaluation.intervals import Interval, bootstrap_intervals
 from pneumonia.evaluation.metrics import classification_metrics
 from pneumonia.evaluation.predict import predict_probabilities
-from pneumonia.evaluation.predictions import predictions_of
+from pneumonia.evaluation.predictions import Predictions, predictions_of
+from pneumonia.evaluation.subgroups import Subgroup, forest_plot, subgroups
 from pneumonia.networks.registry import network_named
+from pneumonia.tracking.lookup import count_scored
 from pneumonia.tracking.models import ModelConfig
 from pneumonia.tracking.runs import Run
 from pneumonia.training.device import choose_engine, out_of_memory_as_error
 
 _OF_THRESHOLD = ("accuracy", "balanced_accuracy", "sensitivity", "specificity", "f1")
 
-Scores = tuple[dict[str, float], Mapping[str, Interval]]
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What a network scores on labelled images.
+
+    Attributes:
+        metrics: As ``classification_metrics`` gives them, at the model's threshold.
+        intervals: Their 95 % intervals by bootstrap over patients; none of validation images.
+        at_half: The metrics at a threshold of 0.5.
+        subgroups: Sensitivity and specificity of all images and of each pathogen.
+        times_scored: How many runs of the tracking store scored these test images, this one
+            included; 0 for images of another role.
+    """
+
+    metrics: Mapping[str, float]
+    intervals: Mapping[str, Interval] = field(default_factory=dict)
+    at_half: Mapping[str, float] = field(default_factory=dict)
+    subgroups: Sequence[Subgroup] = ()
+    times_scored: int = 0
 
 
 def log_scores(
@@ -55,9 +76,6 @@ def log_scores(
         device: Where to compute, in fp32, as ``predict`` decides: whoever scores the registered
             model again finds these very numbers.
 
-    Returns:
-        Metrics, and their 95 % intervals by bootstrap over patients.
-
     Raises:
         DeviceError: The device is out of memory.
     """
@@ -78,12 +96,13 @@ def log_scores(
         curves = roc_and_precision_recall(truth, probability, title=title, threshold=threshold)
         run.log_figure(curves, f"roc_{role}")
         if role == "validation":
-            return metrics, {}
+            return Scores(metrics)
         patients = [file.patient.key for file in images.files]
         intervals = bootstrap_intervals(truth, probability, patients, threshold)
         run.log_metrics({f"{role}/{key}": value for key, value in metrics.items()})
         at_half = classification_metrics(truth, probability, 0.5)
         run.log_metrics({f"{role}/{key}_at_0.5": at_half[key] for key in _OF_THRESHOLD})
+        groups = _log_subgroups(run, table, images, role, title)
         for end, suffix in enumerate(("low", "high")):
             run.log_metrics(
                 {f"{role}/{key}_{suffix}": ends[end] for key, ends in intervals.items()}
@@ -94,7 +113,23 @@ def log_scores(
         heats = _heats(network, config.network, explained)
         maps = [replace(e, heat=heat) for e, heat in zip(explained, heats, strict=True)]
         run.log_figure(explanation_gallery(maps, title=f"Grad-CAM, {title}"), "grad_cam")
-    return metrics, intervals
+    times_scored = count_scored(run, summary.digest(images.files)) if role == "test" else 0
+    return Scores(metrics, intervals, at_half, groups, times_scored)
+
+
+def _log_subgroups(
+    run: Run, table: Predictions, images: Images, role: str, title: str
+) -> list[Subgroup]:
+    pathogens = np.array([image.patient.pathogen or "" for image in images.files])
+    groups = {str(name): pathogens == name for name in np.unique(pathogens) if name}
+    rows = subgroups(table, groups)
+    run.log_figure(forest_plot(rows, title=title), f"subgroups_{role}")
+    for row in rows:
+        if row.name != "all":
+            low, high = row.interval
+            key = f"{role}/{row.metric}_{row.name}"
+            run.log_metrics({key: row.value, f"{key}_low": low, f"{key}_high": high})
+    return rows
 
 
 def _examples(

@@ -85,7 +85,7 @@ def evaluate_predictions(predictions: Predictions, threshold: float | None = Non
     """
     least = predictions.threshold if threshold is None else threshold
     truth, probability = predictions.truth, predictions.probability
-    return (
+    return Scores(
         classification_metrics(truth, probability, least),
         bootstrap_intervals(truth, probability, predictions.patients, least),
     )
@@ -164,7 +164,7 @@ def evaluate_model(
     run.log_parameters({"model_uri": model.uri, "data": str(root), "split": split})
     run.log_parameters({"dataset/digest": digest, "threshold": threshold})
     run.tag({"model_uri": model.uri, "model.run_id": model.run_id or "", "data.digest": digest})
-    metrics, intervals = log_scores(
+    scores = log_scores(
         run,
         model.network,
         replace(config, threshold=threshold),
@@ -173,6 +173,6 @@ def evaluate_model(
         "test" if split == "test" or found.parts == {""} else f"{split}_split",
         device,
     )
-    shown = ", ".join(f"{key} {value:.4f}" for key, value in metrics.items())
+    shown = ", ".join(f"{key} {value:.4f}" for key, value in scores.metrics.items())
     run.set_description(f"`{model.uri}` on {split} of `{root}` ({len(files):,} images): {shown}\n")
-    return metrics, intervals
+    return scores
