@@ -31,9 +31,16 @@ if TYPE_CHECKING:
     type=click.IntRange(min=1),
     help="Workers on this machine, which share its cores and GPUs.",
 )
+@click.option(
+    "--seeds",
+    default=1,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Train with so many seeds, and give the mean and standard deviation of the results.",
+)
 @flag("register", default=True, help="Register the winner under the network's name.")
 @tracking_options
-def train(resume: str, **options: Any) -> None:
+def train(resume: str, seeds: int, **options: Any) -> None:
     """Train a network, or search for the best settings, and register the winner.
 
     \b
@@ -48,6 +55,9 @@ def train(resume: str, **options: Any) -> None:
     from pneumonia.workflows.train import train as train_workflow
 
     arguments = {"progress": progress("preparing"), "on_run": print_run}
+    if seeds > 1:
+        _train_seeds(seeds, resume, options, arguments)
+        return
     if resume.lower() in ("", "true", "false"):
         resuming = resume.lower() == "true"
         result = train_workflow(**given(options), **arguments, resume=resuming)
@@ -56,6 +66,26 @@ def train(resume: str, **options: Any) -> None:
         kept = {name: options[name] for name in ("join", "jobs", "tracking_uri")}
         result = resume_run(resume, **kept, **arguments)
     _print_result(result)
+
+
+def _train_seeds(
+    seeds: int, resume: str, options: dict[str, Any], arguments: dict[str, Any]
+) -> None:
+    from pneumonia.config.search import SearchSettings
+    from pneumonia.tracking.results import summary
+    from pneumonia.workflows.train_seeds import train_seeds
+
+    ctx = click.get_current_context()
+    for name in ("join", "jobs", *SearchSettings.model_fields):
+        if ctx.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE or resume:
+            option = "resume" if resume else name.replace("_", "-")
+            raise UsageError(f"--seeds trains fixed settings: leave --{option} out")
+        del options[name]
+    results, spread = train_seeds(seeds, **given(options), **arguments)
+    for result in results:
+        click.echo(f"test      {summary(result)}  {result.model_uri}")
+    for key, (mean, deviation) in spread.items():
+        click.echo(f"{key:30} {mean:.4f} ± {deviation:.4f}")
 
 
 def _refuse_other_options() -> None:
