@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pneumonia.data.decode import Preprocessing, UnreadableImageError, decode
+from pneumonia.data.decode import Preprocessing, decode
+from pneumonia.data.limits import UnreadableImageError
 
 SIDE = Preprocessing(64)
 PICTURE = np.asarray(Image.linear_gradient("L").resize((64, 64))).astype(np.uint16)

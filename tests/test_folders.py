@@ -16,8 +16,9 @@ from PIL import Image
 
 from pneumonia.config.data import DataSettings
 from pneumonia.data.dataset import load_data_set
-from pneumonia.data.decode import Preprocessing, UnreadableImageError, decode
+from pneumonia.data.decode import Preprocessing, decode
 from pneumonia.data.folders import walk_images
+from pneumonia.data.limits import UnreadableImageError
 from pneumonia.data.patients import patient_of
 from pneumonia.errors import DataError, LabelError
 from pneumonia.networks.registry import NETWORKS

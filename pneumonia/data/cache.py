@@ -27,7 +27,7 @@ from pneumonia.data.decode import Preprocessing
 from pneumonia.data.decode_ahead import ReadFailure, decode_ahead
 from pneumonia.errors import DataError
 
-_FORMAT = 2
+_FORMAT = 3
 _SPARE_BYTES = 256 * 2**20
 
 Progress = Callable[[int, int], None]

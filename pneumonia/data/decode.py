@@ -1,7 +1,7 @@
 """From an image file's bytes to what a network sees: the one definition, stored with each model.
 
-Training, evaluation, prediction and serving all come through here. The module imports nothing of
-this package, because its source travels with every logged model.
+Training, evaluation, prediction and serving all come through here. The module imports only what
+travels with every logged model, as its source does (see ``tracking.model_source``).
 """
 
 import io
@@ -15,11 +15,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-LARGEST_PIXELS = 64_000_000
-"""Pixels of the largest image we decode; the largest radiographs have about 20 million."""
-
-SMALLEST_SIDE = 16
-"""Pixels of the shortest side we accept: less is a placeholder, not a radiograph."""
+from pneumonia.data.dicom import decode_dicom, is_dicom
+from pneumonia.data.limits import UnreadableImageError, check_size
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -50,10 +47,6 @@ _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_NEEDED = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 
 
-class UnreadableImageError(ValueError):
-    """The bytes are not an image we can use; the message is the reason."""
-
-
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
     """How an image becomes a square of grey levels.
@@ -69,10 +62,11 @@ class Preprocessing:
 
 
 def decode(encoded: bytes, preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    """Decode a JPEG, PNG, TIFF, BMP or WebP file's bytes to a square greyscale image.
+    """Decode a JPEG, PNG, TIFF, BMP, WebP or DICOM file's bytes to a square greyscale image.
 
-    Orientation is taken from EXIF, and transparency is laid over black. A JPEG much larger than
-    needed is scaled down by its own decoder first. Damaged metadata is ignored.
+    DICOM is decoded as ``decode_dicom`` says; the rest of this is about the others. Orientation is
+    taken from EXIF, and transparency is laid over black. A JPEG much larger than needed is scaled
+    down by its own decoder first. Damaged metadata is ignored.
 
     A 16-bit greyscale file is scaled by the bits that it uses: those that its header gives (PNG's
     sBIT chunk) if no value needs more, else the least of 8, 10, 12, 14 and 16 bits that holds
@@ -83,18 +77,13 @@ def decode(encoded: bytes, preprocessing: Preprocessing) -> NDArray[np.uint8]:
         Grey levels, uint8 (image_size, image_size), 0 black to 255 white.
 
     Raises:
+        DecoderMissingError: A library for this DICOM file is not installed.
         UnreadableImageError: The bytes are no such file, are cut short, hold several images or
             floating-point pixels, or have a size that no radiograph has. No bytes raise anything
             else.
     """
     side = preprocessing.image_size
-    try:
-        grey = _decode_grey(encoded, side)
-    except UnreadableImageError:
-        needed = _without_metadata(encoded)
-        if needed == encoded:
-            raise
-        grey = _decode_grey(needed, side)
+    grey = decode_dicom(encoded) if is_dicom(encoded) else _decode_file(encoded, side)
     if preprocessing.resize == "pad":
         grey = ImageOps.pad(grey, (side, side), Image.Resampling.BILINEAR)
     elif grey.size != (side, side):
@@ -125,11 +114,22 @@ def _normalisation(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         return -torch.tensor(IMAGENET_MEAN, device=device) / std, 1 / (255 * std)
 
 
+def _decode_file(encoded: bytes, side: int) -> Image.Image:
+    """Decode to greyscale, without the metadata where they are damaged."""
+    try:
+        return _decode_grey(encoded, side)
+    except UnreadableImageError:
+        needed = _without_metadata(encoded)
+        if needed == encoded:
+            raise
+        return _decode_grey(needed, side)
+
+
 def _decode_grey(encoded: bytes, side: int) -> Image.Image:
     """Decode to greyscale, upright, at least twice as large as needed where the file is."""
     try:
         with Image.open(io.BytesIO(encoded), formats=_FORMATS) as image:
-            _check_size(image)
+            check_size(*image.size)
             _check_kind(image)
             image.draft("L", _at_least_twice(image.size, side))
             image.load()
@@ -138,7 +138,11 @@ def _decode_grey(encoded: bytes, side: int) -> Image.Image:
                 grey = ImageOps.invert(grey)
             turn = _TURNS.get(_orientation(image))
     except UnidentifiedImageError:
-        reason = "the file is empty" if not encoded else "not a JPEG, PNG, TIFF, BMP or WebP image"
+        reason = (
+            "the file is empty"
+            if not encoded
+            else "not a JPEG, PNG, TIFF, BMP, WebP or DICOM image"
+        )
         raise UnreadableImageError(reason) from None
     except UnreadableImageError:
         raise
@@ -195,16 +199,6 @@ def _significant_bits(encoded: bytes) -> int:
             if kind == b"IDAT":
                 break
     return 16
-
-
-def _check_size(image: Image.Image) -> None:
-    width, height = image.size
-    if width * height > LARGEST_PIXELS:
-        raise UnreadableImageError(
-            f"{width}×{height} pixels, over the limit of {LARGEST_PIXELS // 10**6} million"
-        )
-    if min(width, height) < SMALLEST_SIDE:
-        raise UnreadableImageError(f"{width}×{height} pixels, too small for a radiograph")
 
 
 def _check_kind(image: Image.Image) -> None:

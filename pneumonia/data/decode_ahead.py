@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumonia.cores import available_cores
-from pneumonia.data.decode import Preprocessing, UnreadableImageError, decode
+from pneumonia.data.decode import Preprocessing, decode
+from pneumonia.data.limits import DecoderMissingError, UnreadableImageError
 
 
 class ReadFailure(str):  # a plain reason to whoever shows it
-    """Why a file's bytes could not be read: unlike damage, it may pass."""
+    """Why a file's bytes could not be read, or not decoded here: unlike damage, it may pass."""
 
     __slots__ = ()
 
@@ -51,6 +52,8 @@ def decode_ahead(
 def _try_decode(path: Path, preprocessing: Preprocessing) -> Decoded:
     try:
         return decode(path.read_bytes(), preprocessing)
+    except DecoderMissingError as error:
+        return ReadFailure(str(error))
     except UnreadableImageError as error:
         return str(error)
     except (OSError, ValueError) as error:  # ValueError: a zero byte in a path

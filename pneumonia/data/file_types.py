@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from pneumonia.data.dicom import is_dicom, may_be_radiograph
+
 IMAGE_ENDINGS = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".bmp", ".webp"}
 )
@@ -28,10 +30,12 @@ _BYTES_TO_LOOK_AT = 512
 def why_skipped(path: Path) -> str:
     """Why a file is not taken for an X-ray; empty where it is.
 
-    Files of any name are taken whose content begins as JPEG, PNG, TIFF, BMP or WebP does.
+    Files of any name are taken whose content begins as JPEG, PNG, TIFF, BMP, WebP or a DICOM
+    radiograph does.
 
     Returns:
-        ``DICOM``, ``overlay of explain``, the file's ending, or ``without ending``.
+        ``DICOM that is no radiograph``, ``overlay of explain``, the file's ending, or ``without
+        ending``.
     """
     ending = path.suffix.lower()
     if ending in IMAGE_ENDINGS - {".png"}:
@@ -47,6 +51,6 @@ def why_skipped(path: Path) -> str:
         return ""
     if start.startswith(b"RIFF") and start[8:12] == b"WEBP":
         return ""
-    if start[128:132] == b"DICM":
-        return "DICOM"
+    if is_dicom(start):
+        return "" if may_be_radiograph(start) else "DICOM that is no radiograph"
     return ending or "without ending"

@@ -11,9 +11,10 @@ from functools import partial
 from pathlib import Path
 
 from pneumonia.cores import available_cores
+from pneumonia.data.dicom import dicom_patient, is_dicom
 from pneumonia.data.file_types import SKIPPED_FOLDERS, why_skipped
 from pneumonia.data.layout import cannot_read, class_folders, is_folder, part_folders
-from pneumonia.data.patients import Patient, compile_pattern, patient_of
+from pneumonia.data.patients import Patient, compile_pattern, dicom_patient_of, patient_of
 from pneumonia.errors import DataError
 
 
@@ -89,10 +90,10 @@ def find_images(
             tell = partial(_patient, root=root, pattern=pattern)
             _refuse_same_names(class_folder, files, tell)
     with ThreadPoolExecutor(max_workers=available_cores()) as threads:
-        digests = threads.map(_digest, (file for _, _, file in labelled))
+        contents = threads.map(_content, (file for _, _, file in labelled))
         images = [
-            ImageFile(file, part, label, _patient(file, root, pattern), digest)
-            for (part, label, file), digest in zip(labelled, digests, strict=True)
+            ImageFile(file, part, label, _patient(file, root, pattern, named), digest)
+            for (part, label, file), (digest, named) in zip(labelled, contents, strict=True)
         ]
     return Found(images, skipped)
 
@@ -145,7 +146,11 @@ def _walk(folder: Path, skipped: Counter[str], ancestors: frozenset[Path]) -> It
             yield path
 
 
-def _patient(file: Path, root: Path, pattern: re.Pattern[str] | None) -> Patient:
+def _patient(
+    file: Path, root: Path, pattern: re.Pattern[str] | None, dicom_id: str = ""
+) -> Patient:
+    if dicom_id and pattern is None:
+        return dicom_patient_of(dicom_id)
     return patient_of(file.relative_to(root).as_posix(), str(file), pattern)
 
 
@@ -172,9 +177,12 @@ def _refuse_same_names(
             )
 
 
-def _digest(file: Path) -> str:
+def _content(file: Path) -> tuple[str, str]:
+    """The digest of a file's content, and the patient's id that it names, or empty."""
     try:
-        return hashlib.blake2b(file.read_bytes(), digest_size=16).hexdigest()
+        content = file.read_bytes()
     except OSError:
         # Decoding meets the same error and makes it one of the unreadable images.
-        return hashlib.blake2b(os.fsencode(file), digest_size=16).hexdigest()
+        return hashlib.blake2b(os.fsencode(file), digest_size=16).hexdigest(), ""
+    digest = hashlib.blake2b(content, digest_size=16).hexdigest()
+    return digest, dicom_patient(content) if is_dicom(content) else ""

@@ -1,5 +1,6 @@
-"""Which patient an image shows, read from its path."""
+"""Which patient an image shows, by its path or its DICOM header."""
 
+import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -62,6 +63,12 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
             "write for instance '(?P<patient>[0-9]+)_'"
         )
     return compiled
+
+
+def dicom_patient_of(patient_id: str) -> Patient:
+    """The patient of a DICOM file's PatientID, of which only a hash is kept and written out."""
+    hashed = hashlib.blake2b(patient_id.encode(), digest_size=8).hexdigest()
+    return Patient(f"dicom-{hashed}", None, known=True)
 
 
 def patient_of(path: str, own_key: str, pattern: re.Pattern[str] | None = None) -> Patient:

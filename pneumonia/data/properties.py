@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
 from pneumonia.data.dataset import Images
@@ -32,9 +32,12 @@ def file_properties(images: Images) -> NDArray[np.float64]:
 
 
 def _header(file: ImageFile) -> tuple[float, float, float, float, float]:
-    with Image.open(file.path) as image:
-        width, height = image.size
-        tables = image.quantization if isinstance(image, JpegImageFile) else {}
+    try:
+        with Image.open(file.path) as image:
+            width, height = image.size
+            tables = image.quantization if isinstance(image, JpegImageFile) else {}
+    except UnidentifiedImageError:  # DICOM, whose files say nothing of this kind
+        return file.path.stat().st_size, np.nan, np.nan, np.nan, np.nan
     quantisation = float(np.mean(tables[0])) if tables.get(0) else 0.0
     return file.path.stat().st_size, width, height, width / height, quantisation
 

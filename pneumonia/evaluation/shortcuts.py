@@ -22,7 +22,7 @@ def predictive_auc(
     Trees find any relation, and not only one that rises or falls.
 
     Args:
-        values: What the trees see, float64 (n, k).
+        values: What the trees see, float64 (n, k), 0 or more; NaN where it is not known.
         truth: 0 or 1, int (n,), both of at least two patients.
         patients: Whom each image shows (n); no patient is in two folds.
 
@@ -36,7 +36,12 @@ def predictive_auc(
     n_folds = min(_FOLDS, *(len(set(np.asarray(patients)[truth == label])) for label in (0, 1)))
     folds = StratifiedGroupKFold(n_folds, shuffle=True, random_state=0)
     predicted = cross_val_predict(
-        trees, values, truth, groups=np.asarray(patients), cv=folds, method="predict_proba"
+        trees,
+        np.nan_to_num(values, nan=-1),
+        truth,
+        groups=np.asarray(patients),
+        cv=folds,
+        method="predict_proba",
     )[:, 1]
     whole = weighted_metrics(truth, predicted, np.ones((1, len(truth))))["auc"]
     resampled = [

@@ -7,8 +7,9 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from pneumonia.data.decode import UnreadableImageError, decode
+from pneumonia.data.decode import decode
 from pneumonia.data.file_types import OVERLAY_MARK
+from pneumonia.data.limits import UnreadableImageError
 from pneumonia.errors import DataError
 from pneumonia.evaluation.gallery import overlay
 from pneumonia.evaluation.grad_cam import grad_cam

@@ -4,7 +4,7 @@ import ast
 import inspect
 from types import ModuleType
 
-from pneumonia.data import decode
+from pneumonia.data import decode, dicom, limits
 from pneumonia.evaluation import decide
 from pneumonia.networks.registry import network_named
 from pneumonia.tracking import serving
@@ -18,7 +18,9 @@ def scoring_source(network: str) -> str:
     build = network_named(network).build
     module = inspect.getmodule(build)
     assert module is not None
-    parts = [_without_own_imports(part) for part in (decode, decide, module, serving)]
+    parts = [
+        _without_own_imports(part) for part in (limits, dicom, decode, decide, module, serving)
+    ]
     footer = (
         "from mlflow.models import set_model\n\n"
         f"set_model(XrayClassifier({getattr(build, '__name__', network)}))\n"

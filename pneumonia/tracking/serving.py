@@ -18,12 +18,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.pyfunc.model import PythonModel
 from torch import nn
 
-from pneumonia.data.decode import (
-    Preprocessing,
-    UnreadableImageError,
-    decode,
-    network_input,
-)
+from pneumonia.data.decode import Preprocessing, decode, network_input
+from pneumonia.data.limits import UnreadableImageError
 from pneumonia.evaluation.decide import decide
 
 _BATCH_SIZE = 64

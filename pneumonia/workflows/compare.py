@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import get_args
 
 from pneumonia.config.training import Metric
-from pneumonia.data.decode import Preprocessing, UnreadableImageError, decode
+from pneumonia.data.decode import Preprocessing, decode
 from pneumonia.data.file_types import OVERLAY_MARK
+from pneumonia.data.limits import UnreadableImageError
 from pneumonia.errors import CheckError, DataError, UsageError, nearest
 from pneumonia.evaluation.comparison import Comparison, aligned, compare_predictions
 from pneumonia.evaluation.gallery import Example, prediction_gallery

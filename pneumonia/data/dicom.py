@@ -1,0 +1,173 @@
+"""DICOM files: which are radiographs, and from their bytes to grey levels.
+
+pydicom reads the format; what is decided here is how values become black and white.
+"""
+
+import io
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pneumonia.data.limits import DecoderMissingError, UnreadableImageError, check_size
+
+_INSTALL = "pip install 'pneumonia[dicom]'"
+_WITHOUT_PREAMBLE = (
+    b"\x02\x00\x00\x00",
+    b"\x08\x00\x00\x00",
+    b"\x08\x00\x05\x00",
+    b"\x08\x00\x08\x00",
+)
+"""First tags of files that lack the preamble of 128 bytes: group lengths, or group 8."""
+
+_RADIOGRAPHS = {
+    "1.2.840.10008.5.1.4.1.1.1": "computed radiography",
+    "1.2.840.10008.5.1.4.1.1.1.1": "digital X-ray, for presentation",
+    "1.2.840.10008.5.1.4.1.1.7": "secondary capture",
+}
+"""Storage classes that are taken for radiographs (DICOM PS3.4, B.5)."""
+
+_FOR_PROCESSING = "1.2.840.10008.5.1.4.1.1.1.1.1"
+_CLASS_TAG = b"\x02\x00\x02\x00UI"
+
+
+def is_dicom(start: bytes) -> bool:
+    """Whether the first bytes of a file, 132 or more, are those of a DICOM file."""
+    return start[128:132] == b"DICM" or start[:4] in _WITHOUT_PREAMBLE
+
+
+def storage_class(start: bytes) -> str:
+    """The storage class that the first 512 bytes of a DICOM file name; empty where they do not."""
+    place = start.find(_CLASS_TAG)
+    if place < 0:
+        return ""
+    length = int.from_bytes(start[place + 6 : place + 8], "little")
+    return start[place + 8 : place + 8 + length].decode("ascii", "replace").strip("\0 ")
+
+
+def may_be_radiograph(start: bytes) -> bool:
+    """Whether the storage class in the first 512 bytes is that of a radiograph, or is not given.
+
+    Directories, reports and slices of a scan, which lie beside radiographs in exports, are not.
+    """
+    return storage_class(start) in {"", _FOR_PROCESSING, *_RADIOGRAPHS}
+
+
+def decode_dicom(encoded: bytes) -> Image.Image:
+    """Decode a radiograph to grey levels, mode ``L``.
+
+    The modality LUT or rescaling is applied, then the VOI LUT or window that the file names first;
+    without one, black is the lowest value and white the highest. MONOCHROME1 is inverted, and
+    padding is black. Colour captures are turned to grey.
+
+    Raises:
+        DecoderMissingError: pydicom, or its decoder for this compression, is not installed.
+        UnreadableImageError: The file is damaged, is no radiograph, holds several frames or raw
+            detector values, or has a size that no radiograph has.
+    """
+    try:
+        import pydicom
+    except ImportError:
+        raise DecoderMissingError(f"a DICOM file, which needs pydicom: {_INSTALL}") from None
+    # Its warnings quote values, and those may name the patient.
+    pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+    try:
+        dataset = pydicom.dcmread(io.BytesIO(encoded), force=True)
+        _check_dataset(dataset)
+        return Image.fromarray(_grey_levels(dataset))
+    except UnreadableImageError:
+        raise
+    except Exception as error:  # noqa: BLE001 - pydicom raises many types on damaged files
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UnreadableImageError(f"damaged DICOM file: {reason[:200]}") from None
+
+
+def dicom_patient(encoded: bytes) -> str:
+    """The PatientID of a DICOM file; empty where it has none or pydicom is not installed."""
+    try:
+        import pydicom
+    except ImportError:
+        return ""
+    pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+    try:
+        header = pydicom.dcmread(
+            io.BytesIO(encoded), force=True, stop_before_pixels=True, specific_tags=["PatientID"]
+        )
+        return str(header.get("PatientID") or "").strip()
+    except Exception:  # noqa: BLE001 - decoding meets the same damage, and reports it
+        return ""
+
+
+def _check_dataset(dataset: Any) -> None:
+    kind = str(dataset.get("SOPClassUID", ""))
+    if kind == _FOR_PROCESSING or dataset.get("PresentationIntentType") == "FOR PROCESSING":
+        raise UnreadableImageError(
+            "raw detector values (FOR PROCESSING): give the image for presentation"
+        )
+    if kind and kind not in _RADIOGRAPHS:
+        from pydicom.uid import UID
+
+        raise UnreadableImageError(
+            f"a DICOM file of another kind ({UID(kind).name}), no radiograph"
+        )
+    if "PixelData" not in dataset:
+        raise UnreadableImageError("a DICOM file without pixels")
+    if (frames := int(dataset.get("NumberOfFrames") or 1)) > 1:
+        raise UnreadableImageError(f"holds {frames} frames, not one image")
+    check_size(int(dataset.Columns), int(dataset.Rows))
+    _check_decoder(dataset)
+
+
+def _check_decoder(dataset: Any) -> None:
+    from pydicom.pixels.decoders.base import get_decoder
+
+    syntax = dataset.file_meta.get("TransferSyntaxUID")
+    if syntax is None or not syntax.is_compressed or syntax.is_deflated:
+        return
+    decoder = get_decoder(syntax)
+    if not decoder.is_available:
+        raise DecoderMissingError(f"compressed as {syntax.name}, which needs a decoder: {_INSTALL}")
+
+
+def _grey_levels(dataset: Any) -> NDArray[np.uint8]:
+    """From a checked dataset to uint8 (H, W)."""
+    from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
+
+    stored = dataset.pixel_array  # (H, W), or (H, W, 3) in colour
+    if stored.ndim == 3:
+        if stored.dtype != np.uint8:
+            raise UnreadableImageError(f"colour of {8 * stored.itemsize} bits a channel")
+        return np.asarray(Image.fromarray(stored).convert("L"))
+    padding = _padding(dataset, stored)  # (H, W)
+    values = apply_modality_lut(stored, dataset)
+    if dataset.get("VOILUTSequence"):
+        bits = int(dataset.VOILUTSequence[0].LUTDescriptor[2])
+        shown, black, white = apply_voi_lut(values, dataset), 0.0, float(2**bits - 1)
+    elif dataset.get("WindowWidth") is not None and dataset.get("WindowCenter") is not None:
+        # What lies far outside the window shows which values are black and white.
+        reach = 1e9
+        extremes = np.array([[-reach, reach]])
+        shown = apply_voi_lut(values.astype(np.float64), dataset)
+        black, white = apply_voi_lut(extremes, dataset)[0]
+    else:
+        shown = values
+        used = values[~padding] if not padding.all() else values
+        black, white = float(used.min()), float(used.max())
+    share = (shown.astype(np.float64) - black) / max(white - black, 1e-12)
+    levels = (share.clip(0, 1) * 255).round().astype(np.uint8)
+    if dataset.PhotometricInterpretation == "MONOCHROME1":
+        levels = 255 - levels
+    levels[padding] = 0
+    return levels
+
+
+def _padding(dataset: Any, stored: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which pixels only fill the rectangle (DICOM PS3.3, C.7.5.1.1.2), bool (H, W)."""
+    first = dataset.get("PixelPaddingValue")
+    if first is None:
+        return np.zeros(stored.shape, dtype=bool)
+    last = dataset.get("PixelPaddingRangeLimit")
+    low, high = sorted((int(first), int(first if last is None else last)))
+    padding: NDArray[np.bool_] = (stored >= low) & (stored <= high)
+    return padding
