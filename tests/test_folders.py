@@ -108,11 +108,12 @@ def test_images_are_known_by_their_content(name: str, file_format: str, tmp_path
 def test_what_is_skipped_is_counted_by_type(tmp_path: Path) -> None:
     (tmp_path / "Thumbs.db").write_bytes(b"\xd0\xcf\x11\xe0")
     (tmp_path / "labels.csv").write_text("path,label\n")
-    (tmp_path / "IM0001").write_bytes(bytes(128) + b"DICM" + bytes(100))
+    directory = b"\2\0\2\0UI\x14\x001.2.840.10008.1.3.10\0"  # its storage class
+    (tmp_path / "DICOMDIR").write_bytes(bytes(128) + b"DICM" + directory + bytes(100))
     (tmp_path / "README").write_text("no image\n")
     skipped: Counter[str] = Counter()
     assert not list(walk_images(tmp_path, skipped))
-    assert skipped == {".db": 1, ".csv": 1, "DICOM": 1, "without ending": 1}
+    assert skipped == {".db": 1, ".csv": 1, "DICOM that is no radiograph": 1, "without ending": 1}
 
 
 def test_a_tiff_whose_zero_is_white_is_inverted(tmp_path: Path) -> None:

@@ -147,6 +147,13 @@ def _show_count(n_images: int) -> None:
     help="Class folders, if not named as the model's classes: FOLDER=CLASS,FOLDER=CLASS.",
 )
 @flag("skip-unreadable", default=False, help="Leave unreadable images out.")
+@click.option("--labels", default="", help="CSV table of labels, in place of class folders.")
+@click.option(
+    "--findings",
+    default="Pneumonia",
+    show_default=True,
+    help="Findings of a published table that make an image positive, by commas.",
+)
 @_THRESHOLD
 @click.option(
     "--device",
@@ -165,6 +172,8 @@ def evaluate(
     split: str,
     classes: str,
     skip_unreadable: bool,
+    labels: str,
+    findings: str,
     threshold: float | None,
     device: str,
     tracking_uri: str | None,
@@ -199,6 +208,8 @@ def evaluate(
             split=split,
             classes=classes,
             skip_unreadable=skip_unreadable,
+            labels=labels,
+            findings=findings,
             threshold=threshold,
             device=device,
             experiment_name=experiment_name,

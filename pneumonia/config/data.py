@@ -1,5 +1,6 @@
 """Which images a run uses, and in which role."""
 
+from pathlib import Path
 from typing import Self
 
 from pydantic import Field, field_validator, model_validator
@@ -29,6 +30,15 @@ class DataSettings(Settings):
     classes: str = Field(
         default="NORMAL,PNEUMONIA",
         description="Names of the two class folders, the one to be detected last.",
+    )
+    labels: str = Field(
+        default="",
+        description="CSV table of labels, in place of class folders: columns path and label (and "
+        "patient, split), or as NIH, RSNA, CheXpert, VinDr-CXR or PadChest publish theirs.",
+    )
+    findings: str = Field(
+        default="Pneumonia",
+        description="Findings of a published table that make an image positive, by commas.",
     )
     train_folders: str = Field(
         default="train,val", description="Folders to train on, separated by commas."
@@ -80,6 +90,12 @@ class DataSettings(Settings):
         if len(two) != 2 or two[0].casefold() == two[1].casefold():
             raise UsageError(f"classes = {classes!r}: name two classes, the one to detect last")
         return classes
+
+    @field_validator("labels")
+    @classmethod
+    def _absolute_path(cls, labels: str) -> str:
+        """A run may be resumed from another folder."""
+        return str(Path(labels).absolute()) if labels else ""
 
     @model_validator(mode="after")
     def _one_role_a_folder(self) -> Self:

@@ -15,6 +15,7 @@ from pneumonia.data.decode import Preprocessing
 from pneumonia.data.demo import DEMO_FOLDER, write_demo_set
 from pneumonia.data.folders import Found, ImageFile, find_images
 from pneumonia.data.layout import data_set_root
+from pneumonia.data.listed import find_listed
 from pneumonia.data.splits import ROLES, assign_roles
 from pneumonia.errors import DataError
 
@@ -182,8 +183,19 @@ def find_readable(
             not set.
     """
     folder = demo_folder(progress) if settings.data == DEMO else Path(settings.data).absolute()
-    root = data_set_root(folder, settings.class_names)
-    found = find_images(root, settings.class_names, settings.patient_pattern, only)
+    if settings.labels:
+        root = folder
+        found = find_listed(
+            root,
+            Path(settings.labels),
+            findings=settings.findings,
+            class_names=settings.class_names,
+            patient_pattern=settings.patient_pattern,
+            skip_missing=settings.skip_unreadable,
+        )
+    else:
+        root = data_set_root(folder, settings.class_names)
+        found = find_images(root, settings.class_names, settings.patient_pattern, only)
     files = {image.digest: image.path for image in found.images}
     cache = open_cache(files, preprocessing, progress=progress)
     unreadable = [image for image in found.images if image.digest in cache.unreadable]

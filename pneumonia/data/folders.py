@@ -14,7 +14,7 @@ from pneumonia.cores import available_cores
 from pneumonia.data.dicom import dicom_patient, is_dicom
 from pneumonia.data.file_types import SKIPPED_FOLDERS, why_skipped
 from pneumonia.data.layout import cannot_read, class_folders, is_folder, part_folders
-from pneumonia.data.patients import Patient, compile_pattern, dicom_patient_of, patient_of
+from pneumonia.data.patients import Patient, compile_pattern, hashed_patient, patient_of
 from pneumonia.errors import DataError
 
 
@@ -89,13 +89,30 @@ def find_images(
             labelled += [(part, label, file) for file in files]
             tell = partial(_patient, root=root, pattern=pattern)
             _refuse_same_names(class_folder, files, tell)
+    patients = [_patient(file, root, pattern) for _, _, file in labelled]
+    return Found(
+        image_files(labelled, [p if p.known or pattern else None for p in patients]), skipped
+    )
+
+
+def image_files(
+    labelled: Sequence[tuple[str, int, Path]], patients: Sequence[Patient | None]
+) -> list[ImageFile]:
+    """Read files, and say what each is.
+
+    Args:
+        labelled: The part, the label and the path of each.
+        patients: Whom each shows; None takes the PatientID of a DICOM file, and every other file
+            for a patient of its own.
+    """
     with ThreadPoolExecutor(max_workers=available_cores()) as threads:
         contents = threads.map(_content, (file for _, _, file in labelled))
-        images = [
-            ImageFile(file, part, label, _patient(file, root, pattern, named), digest)
-            for (part, label, file), (digest, named) in zip(labelled, contents, strict=True)
+        return [
+            ImageFile(file, part, label, patient or _own_patient(file, identifier), digest)
+            for (part, label, file), patient, (digest, identifier) in zip(
+                labelled, patients, contents, strict=True
+            )
         ]
-    return Found(images, skipped)
 
 
 def describe_skipped(skipped: Counter[str]) -> str:
@@ -146,11 +163,11 @@ def _walk(folder: Path, skipped: Counter[str], ancestors: frozenset[Path]) -> It
             yield path
 
 
-def _patient(
-    file: Path, root: Path, pattern: re.Pattern[str] | None, dicom_id: str = ""
-) -> Patient:
-    if dicom_id and pattern is None:
-        return dicom_patient_of(dicom_id)
+def _own_patient(file: Path, identifier: str) -> Patient:
+    return hashed_patient(identifier) if identifier else Patient(str(file), None, known=False)
+
+
+def _patient(file: Path, root: Path, pattern: re.Pattern[str] | None) -> Patient:
     return patient_of(file.relative_to(root).as_posix(), str(file), pattern)
 
 

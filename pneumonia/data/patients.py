@@ -1,4 +1,4 @@
-"""Which patient an image shows, by its path or its DICOM header."""
+"""Which patient an image shows, by its path, a table or its DICOM header."""
 
 import hashlib
 import re
@@ -65,10 +65,10 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
     return compiled
 
 
-def dicom_patient_of(patient_id: str) -> Patient:
-    """The patient of a DICOM file's PatientID, of which only a hash is kept and written out."""
-    hashed = hashlib.blake2b(patient_id.encode(), digest_size=8).hexdigest()
-    return Patient(f"dicom-{hashed}", None, known=True)
+def hashed_patient(identifier: str) -> Patient:
+    """The patient of an id in a table or a DICOM file, of which only a hash is ever written out."""
+    hashed = hashlib.blake2b(identifier.encode(), digest_size=8).hexdigest()
+    return Patient(f"patient-{hashed}", None, known=True)
 
 
 def patient_of(path: str, own_key: str, pattern: re.Pattern[str] | None = None) -> Patient:

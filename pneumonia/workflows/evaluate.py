@@ -27,6 +27,8 @@ def evaluate(
     split: str = "test",
     classes: str = "",
     skip_unreadable: bool = False,
+    labels: str = "",
+    findings: str = "Pneumonia",
     threshold: float | None = None,
     device: str = "auto",
     experiment_name: str | None = None,
@@ -43,6 +45,8 @@ def evaluate(
             that are named otherwise are given as ``FOLDER=CLASS``, as in
             ``healthy=NORMAL,sick=PNEUMONIA``.
         skip_unreadable: Whether to leave unreadable images out.
+        labels: A table of labels in place of class folders, as ``train`` takes it.
+        findings: The findings of a published table that make an image positive.
         threshold: Lowest probability called positive, 0–1; the model's own by default.
         device: Where to compute.
         experiment_name: MLflow experiment to log to, as ``train`` takes it.
@@ -61,6 +65,8 @@ def evaluate(
         data=data,
         classes=",".join(class_folders_of(classes, model.config.class_names)),
         skip_unreadable=skip_unreadable,
+        labels=labels,
+        findings=findings,
     )
     experiment_id = choose_experiment(experiment_name)
     tags = {"kind": "evaluate", "network": model.config.network}
