@@ -33,7 +33,7 @@ _THRESHOLD = click.option(
 )
 @click.option(
     "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=click.Path(path_type=Path),
     help="File to write to; standard output by default.",
 )
 @_THRESHOLD
@@ -59,6 +59,12 @@ _THRESHOLD = click.option(
     help="Precision: auto is bf16 where that is fast. Labels are those of fp32 in any.",
 )
 @click.option("--track", is_flag=True, help="Log the batch as an MLflow run.")
+@click.option(
+    "--spark",
+    metavar="MASTER",
+    help="Score on a Spark cluster, such as spark://HOST:7077 or local[4]; --output is a folder of "
+    "Parquet files, and images whose rows it holds are left out.",
+)
 @tracking_options
 def predict(
     model_uri: str,
@@ -70,6 +76,7 @@ def predict(
     device: str,
     precision: str,
     track: bool,
+    spark: str | None,
     tracking_uri: str | None,
     experiment_name: str | None,
 ) -> None:
@@ -88,21 +95,33 @@ def predict(
     from pneumonia.data.folders import describe_skipped
     from pneumonia.tracking.models import load_model
     from pneumonia.tracking.store import connect
-    from pneumonia.workflows.predict import log_prediction, predict_to_file
+    from pneumonia.workflows.predict import log_prediction, predict_on_spark, predict_to_file
 
     connect(tracking_uri)
     model = load_model(model_uri)
-    counts = predict_to_file(
-        model,
-        paths,
-        output,
-        stdin=sys.stdin,
-        file_format=file_format,
-        threshold=threshold,
-        batch_size=batch_size,
-        device=device,
-        precision=precision,
-        on_batch=_show_count,
+    counts = (
+        predict_on_spark(
+            model,
+            paths,
+            _folder_for_spark(output, track),
+            spark,
+            stdin=sys.stdin,
+            threshold=threshold,
+            on_batch=_show_count,
+        )
+        if spark is not None
+        else predict_to_file(
+            model,
+            paths,
+            output,
+            stdin=sys.stdin,
+            file_format=file_format,
+            threshold=threshold,
+            batch_size=batch_size,
+            device=device,
+            precision=precision,
+            on_batch=_show_count,
+        )
     )
     if track:
         log_prediction(model, paths, output, counts, experiment_name=experiment_name)
@@ -113,6 +132,14 @@ def predict(
         click.echo(f"skipped: {describe_skipped(counts.skipped)}", err=True)
     if results["error"] or not results.total():
         sys.exit(1)
+
+
+def _folder_for_spark(output: Path | None, track: bool) -> Path:
+    if output is None or output.is_file():
+        raise UsageError("--spark needs --output FOLDER")
+    if track:
+        raise UsageError("--track is for files: leave it out with --spark")
+    return output
 
 
 def _show_count(n_images: int) -> None:

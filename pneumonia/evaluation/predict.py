@@ -90,7 +90,9 @@ class Predictor:
         grey = grey.to(self.engine.device)
         probability = probabilities(self.network, grey, self.engine, self.temperature)
         if self.engine.precision != self.exact.precision:
-            close = (probability - self.threshold).abs() < RECOMPUTE_MARGIN
+            # A temperature below 1 enlarges what a faster precision moves.
+            margin = RECOMPUTE_MARGIN * max(1, 1 / self.temperature)
+            close = (probability - self.threshold).abs() < margin
             if close.any():
                 probability[close] = probabilities(
                     self.network, grey[close], self.exact, self.temperature

@@ -8,6 +8,7 @@ from pathlib import Path
 from pneumonia.prediction.batch import Row, score
 from pneumonia.prediction.paths import find_paths
 from pneumonia.prediction.rows import open_writer
+from pneumonia.prediction.spark import score_on_spark
 from pneumonia.tracking.models import LoadedModel
 from pneumonia.tracking.runs import NewRun, parent_run
 from pneumonia.tracking.store import choose_experiment
@@ -115,6 +116,38 @@ def predict_to_file(
             write(rows)
             counts.results.update(row["label"] or row["status"] for row in rows)
             on_batch(counts.results.total())
+    return counts
+
+
+def predict_on_spark(
+    model: LoadedModel,
+    images: Iterable[str | Path],
+    output: Path,
+    master: str,
+    *,
+    stdin: Iterable[str] = (),
+    threshold: float | None = None,
+    on_batch: Callable[[int], None] = lambda _n_images: None,
+) -> PredictionCounts:
+    """Classify image files on a Spark cluster, as ``score_on_spark`` says.
+
+    Args:
+        model: The model, as ``load_model`` returns it.
+        images: Files, folders to search for images, or ``-`` for paths in ``stdin``.
+        output: The folder for Parquet files.
+        master: The cluster.
+        stdin: Lines of paths.
+        threshold: Lowest probability called positive, 0–1; the model's own by default.
+        on_batch: Called with the number of images classified so far.
+
+    Raises:
+        DataError: A file or folder does not exist, or Spark fails.
+        UsageError: pyspark is not installed, or the threshold is not 0–1.
+    """
+    counts = PredictionCounts()
+    files = find_paths(images, stdin, counts.skipped)
+    results = score_on_spark(model, files, output, master, threshold=threshold, on_batch=on_batch)
+    counts.results.update(results)
     return counts
 
 
