@@ -5,7 +5,17 @@ import torch
 
 from pneumonia.data.augment import Augmentation, augment, draw_changes
 
-STRONG = Augmentation(strength=1.5, crop=0.2, brightness=0.3, contrast=0.3, gamma=0.4, flip=0.5)
+STRONG = Augmentation(
+    strength=1.5,
+    crop=0.2,
+    brightness=0.3,
+    contrast=0.3,
+    gamma=0.4,
+    flip=0.5,
+    blur=0.03,
+    noise=0.1,
+    border=0.2,
+)
 NONE = Augmentation(strength=0)
 
 
@@ -81,3 +91,35 @@ def test_gamma_moves_the_middle_and_keeps_black_and_white() -> None:
     torch.testing.assert_close(changed[:, :, 0], torch.zeros(6, 3), atol=0.5, rtol=0)
     torch.testing.assert_close(changed[:, :, 2], torch.full((6, 3), 255.0), atol=0.5, rtol=0)
     assert (changed[:, 1, 1] - 128).abs().max() > 5
+
+
+def test_every_other_image_is_blurred_and_keeps_its_mean() -> None:
+    grey = noise(n=400)
+    blurred = augment(grey, changes_of(6, 400), Augmentation(strength=0, blur=0.05))
+    loss = 1 - blurred.std(dim=(1, 2)) / grey.float().std(dim=(1, 2))
+    assert ((loss > 0.01).float().mean() - 0.5).abs() < 0.1
+    assert loss.min() > -1e-3
+    assert loss.max() > 0.5
+    torch.testing.assert_close(
+        blurred.mean(dim=(1, 2)), grey.float().mean(dim=(1, 2)), atol=4, rtol=0
+    )
+
+
+def test_noise_has_the_deviation_that_was_drawn() -> None:
+    grey = torch.full((400, 24, 24), 128, dtype=torch.uint8)
+    noisy = augment(grey, changes_of(7, 400), Augmentation(strength=0, noise=0.1))
+    deviation = noisy.std(dim=(1, 2))
+    assert ((deviation > 0.1).float().mean() - 0.5).abs() < 0.1
+    assert 23 < deviation.max() < 28  # a tenth of 255
+    assert noisy[deviation > 5].mean() == pytest.approx(128, abs=0.5)
+
+
+def test_borders_are_black_and_no_wider_than_asked_for() -> None:
+    grey = torch.full((400, 40, 40), 200, dtype=torch.uint8)
+    bordered = augment(grey, changes_of(8, 400), Augmentation(strength=0, border=0.2)).round()
+    assert set(bordered.unique().tolist()) == {0, 200}
+    assert (bordered[:, 8:32, 8:32] == 200).all()
+    black = (bordered[:, 20, :] == 0).sum(dim=1)  # columns, at the left or the right
+    assert black.max() > 8  # both sides
+    # Either side has none in a half of the images, and less than half a column in some others.
+    assert (black == 0).float().mean() == pytest.approx(0.25 * (1 + 1 / 16) ** 2, abs=0.08)

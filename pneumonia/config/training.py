@@ -90,6 +90,15 @@ class TrainingSettings(Settings):
         default=0.0, ge=0, le=2, description="Largest change of log gamma by augmentation."
     )
     flip: float = Field(default=0.0, ge=0, le=1, description="Probability of mirroring an image.")
+    blur: float = Field(
+        default=0.0, ge=0, le=0.1, description="Largest blur, as a share of the image's side."
+    )
+    noise: float = Field(
+        default=0.0, ge=0, le=1, description="Largest noise, as a share of the grey levels' range."
+    )
+    border: float = Field(
+        default=0.0, ge=0, le=0.45, description="Widest black border, as a share of the side."
+    )
     clip_norm: float = Field(
         default=0.0, ge=0, le=1e6, description="Largest gradient norm; 0 is no limit."
     )

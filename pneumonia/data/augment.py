@@ -14,7 +14,9 @@ _SHIFT = 0.06
 _LARGEST_ASPECT = 4 / 3
 """Width by height of a crop, or height by width, as in torchvision's RandomResizedCrop."""
 
-_N_CHANGES = 12
+_N_CHANGES = 19
+_SEEDS = 2**24
+"""As many as a float32 between 0 and 1 tells apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,11 @@ class Augmentation:
         contrast: Largest change of the contrast, as a share of it.
         gamma: Largest change of the logarithm of gamma.
         flip: Share of the images mirrored left to right, 0–1.
+        blur: Largest standard deviation of a Gaussian blur, as a share of the side; every other
+            image is blurred.
+        noise: Largest standard deviation of Gaussian noise, as a share of the range; every other
+            image has some.
+        border: Largest width of a black border, as a share of the side; every other side has one.
     """
 
     strength: float = 1.0
@@ -37,15 +44,24 @@ class Augmentation:
     contrast: float = 0.20
     gamma: float = 0.0
     flip: float = 0.0
+    blur: float = 0.0
+    noise: float = 0.0
+    border: float = 0.0
+
+    @property
+    def changes_nothing(self) -> bool:
+        """Whether images stay as they are."""
+        others = (self.strength, self.flip, self.blur, self.noise, self.border)
+        return self.crop == 1 and not any(others)
 
 
 def draw_changes(n: int, generator: torch.Generator) -> torch.Tensor:
-    """Draw what ``augment`` does to each of ``n`` images, uniform in 0–1, float32 (12, n)."""
+    """Draw what ``augment`` does to each of ``n`` images, uniform in 0–1, float32 (19, n)."""
     return torch.rand(_N_CHANGES, n, generator=generator)
 
 
 def augment(grey: torch.Tensor, changes: torch.Tensor, how: Augmentation) -> torch.Tensor:
-    """Crop, zoom, rotate, shift, flip, and change brightness, contrast and gamma, as drawn.
+    """Crop, move, flip, change the exposure, blur, and add noise and black borders, as drawn.
 
     Each image has its own changes. A crop keeps a share of the area drawn from ``crop``–1, at an
     aspect ratio drawn from 3/4–4/3 by its logarithm, anywhere in the image, and is stretched to
@@ -53,19 +69,25 @@ def augment(grey: torch.Tensor, changes: torch.Tensor, how: Augmentation) -> tor
 
     Args:
         grey: Grey levels 0–255, uint8 (B, H, W).
-        changes: What ``draw_changes`` drew for these images, float32 (12, B), on any device.
+        changes: What ``draw_changes`` drew for these images, float32 (19, B), on any device.
         how: How much to change.
 
     Returns:
         Grey levels 0–255, float32 (B, H, W).
     """
     levels = grey.to(torch.float32)
-    if how.strength == 0 and how.flip == 0 and how.crop == 1:
+    if how.changes_nothing:
         return levels
     # One transfer however many parameters there are.
     drawn = changes.to(grey.device, non_blocking=True)
-    moved = _moved(levels, drawn[:9], how)
-    return _exposed(moved, drawn[9:], how)
+    levels = _exposed(_moved(levels, drawn[:9], how), drawn[9:12], how)
+    if how.blur:
+        levels = _blurred(levels, _every_other(drawn[12]) * how.blur)
+    if how.noise:
+        levels = _noisy(levels, _every_other(drawn[13]) * how.noise, drawn[14])
+    if how.border:
+        levels = _with_border(levels, _every_other(drawn[15:]) * how.border)
+    return levels
 
 
 def _moved(levels: torch.Tensor, drawn: torch.Tensor, how: Augmentation) -> torch.Tensor:
@@ -105,6 +127,45 @@ def _exposed(levels: torch.Tensor, drawn: torch.Tensor, how: Augmentation) -> to
     mean = levels.mean(dim=(1, 2), keepdim=True)
     # (levels - mean) * contrast + mean + brightness, in one pass over the images
     return torch.addcmul(mean * (1 - contrast) + brightness, levels, contrast).clamp_(0, 255)
+
+
+def _blurred(levels: torch.Tensor, sigmas: torch.Tensor) -> torch.Tensor:
+    """Blur images (B, H, W), each with its standard deviation (B,) as a share of the side."""
+    n, side = len(levels), levels.shape[-1]
+    pixels = (sigmas * side).clamp(min=1e-3).unsqueeze(1)  # (B, 1)
+    reach = max(1, math.ceil(3 * float(pixels.max())))
+    at = torch.arange(-reach, reach + 1, device=levels.device)
+    kernels = torch.exp(-((at / pixels) ** 2) / 2)  # (B, 2 reach + 1)
+    kernels = (kernels / kernels.sum(dim=1, keepdim=True)).unsqueeze(1)
+    # One group an image, since each has its own kernel.
+    padded = functional.pad(levels.unsqueeze(0), [reach] * 4, mode="replicate")
+    across = functional.conv2d(padded, kernels.unsqueeze(2), groups=n)
+    return functional.conv2d(across, kernels.unsqueeze(3), groups=n).squeeze(0)  # (B, H, W)
+
+
+def _noisy(levels: torch.Tensor, deviations: torch.Tensor, seeds: torch.Tensor) -> torch.Tensor:
+    """Add noise to images (B, H, W), of deviations (B,) as shares of the range."""
+    fields = [
+        torch.randn(levels.shape[1:], generator=torch.Generator().manual_seed(seed))
+        for seed in (seeds * _SEEDS).long().tolist()
+    ]
+    scale = (deviations * 255).view(-1, 1, 1)
+    return (levels + torch.stack(fields).to(levels.device) * scale).clamp_(0, 255)
+
+
+def _with_border(levels: torch.Tensor, widths: torch.Tensor) -> torch.Tensor:
+    """Make borders of images (B, H, W) black, of widths (4, B) as shares of the side."""
+    top, bottom, left, right = widths.unsqueeze(2)  # (B, 1) each
+    rows, columns = ((torch.arange(n, device=levels.device) + 0.5) / n for n in levels.shape[1:])
+    kept_rows = (rows > top) & (rows < 1 - bottom)  # (B, H)
+    kept_columns = (columns > left) & (columns < 1 - right)  # (B, W)
+    kept = kept_rows.unsqueeze(2) & kept_columns.unsqueeze(1)  # (B, H, W)
+    return torch.where(kept, levels, 0.0)
+
+
+def _every_other(uniform: torch.Tensor) -> torch.Tensor:
+    """Spread draws from 0.5–1 over 0–1, and make the others 0."""
+    return (uniform * 2 - 1).clamp(min=0)
 
 
 def _signed(uniform: torch.Tensor) -> torch.Tensor:

@@ -70,6 +70,9 @@ def augmentation_of(settings: TrainingSettings) -> Augmentation:
         contrast=settings.contrast,
         gamma=settings.gamma,
         flip=settings.flip,
+        blur=settings.blur,
+        noise=settings.noise,
+        border=settings.border,
     )
 
 
