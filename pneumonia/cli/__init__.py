@@ -11,6 +11,7 @@ from pneumonia.cli.audit import audit
 from pneumonia.cli.compare import compare
 from pneumonia.cli.cross_validate import cross_validate
 from pneumonia.cli.doctor import doctor
+from pneumonia.cli.export import export
 from pneumonia.cli.group import ErrorReportingGroup
 from pneumonia.cli.predict import evaluate, explain, predict
 from pneumonia.cli.promote import promote
@@ -56,6 +57,7 @@ for command in (
     compare,
     predict,
     explain,
+    export,
     promote,
     ui,
     demo,

@@ -1,0 +1,96 @@
+"""A model as an ONNX file, for programs without PyTorch."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from pneumonia.data.decode import network_input
+from pneumonia.errors import DataError, ModelError, UsageError
+from pneumonia.files import atomic_write
+from pneumonia.tracking.models import LoadedModel
+
+TOLERANCE = 1e-4
+"""Largest difference of a probability between the file and PyTorch, in fp32."""
+
+_CHECKED = 8
+
+
+class _Exported(nn.Module):
+    """From grey levels 0–255, float32 (B, H, W), to the probability of the positive class (B,)."""
+
+    def __init__(self, network: nn.Module, temperature: float) -> None:
+        super().__init__()
+        self.network = network
+        self.temperature = temperature
+
+    def forward(self, grey: torch.Tensor) -> torch.Tensor:
+        """Compute the calibrated probability."""
+        logits = self.network(network_input(grey))  # (B, 2)
+        shares: torch.Tensor = (logits / self.temperature).softmax(dim=1)
+        return shares[:, 1]
+
+
+def export_onnx(model: LoadedModel, output: Path) -> float:
+    """Write a model as ONNX, and check the file against PyTorch.
+
+    The input ``grey`` is float32 (B, image_size, image_size), grey levels 0–255 as ``decode`` gives
+    them; the output ``probability`` is float32 (B,), that of the positive class. The file's
+    metadata hold the model's URI and its configuration, threshold and class names among it.
+
+    Args:
+        model: The model.
+        output: The file to write.
+
+    Returns:
+        The largest difference of a probability on eight random images.
+
+    Raises:
+        DataError: The file cannot be written.
+        ModelError: The file's probabilities are not those of PyTorch.
+        UsageError: onnx and its relatives are not installed.
+    """
+    try:
+        import onnx
+        import onnxruntime
+        import onnxscript  # noqa: F401 - torch needs it
+    except ImportError:
+        raise UsageError("export needs ONNX: pip install 'pneumonia[onnx]'") from None
+    side = model.config.image_size
+    exported = _Exported(model.network, model.config.temperature).eval()
+    grey = torch.randint(
+        0, 256, (_CHECKED, side, side), generator=torch.Generator().manual_seed(0)
+    ).float()
+    program = torch.onnx.export(
+        exported,
+        (grey,),
+        input_names=["grey"],
+        output_names=["probability"],
+        dynamic_shapes=({0: torch.export.Dim("batch")},),
+        dynamo=True,
+        verbose=False,
+    )
+    if program is None:
+        raise ModelError(f"model {model.uri!r} cannot be written as ONNX")
+    graph = program.model_proto
+    described = {"model_uri": model.uri, "config": json.dumps(asdict(model.config))}
+    onnx.helper.set_model_props(graph, described)
+    content = graph.SerializeToString()
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    with torch.inference_mode():
+        wanted = exported(grey).numpy()
+    found = session.run(["probability"], {"grey": grey.numpy()})[0]
+    difference = float(np.abs(found - wanted).max())
+    if not difference <= TOLERANCE:
+        raise ModelError(
+            f"the ONNX file of {model.uri!r} differs from PyTorch by {difference:.2g}: not written"
+        )
+    try:
+        with atomic_write(output) as unfinished:
+            unfinished.write_bytes(content)
+    except OSError as error:
+        raise DataError(f"cannot write {str(output)!r}: {error.strerror}") from None
+    return difference
