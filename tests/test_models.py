@@ -256,6 +256,22 @@ def test_maps_point_at_what_was_learnt() -> None:
     assert np.median(distances) < 10
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_maps_of_another_network_differ(name: str) -> None:
+    """What depends on the image alone, as an edge detector does, explains nothing."""
+    grey, _, _ = blobs(0, 8)
+    maps = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        network = NETWORKS[name].build(grey.shape[-1], 0.0).eval()
+        maps.append(grad_cam(network, NETWORKS[name].cam_layer, grey))
+    # Adebayo et al. 2018: maps that survive a randomisation of the weights are no explanation.
+    correlations = [
+        np.corrcoef(one.ravel(), other.ravel())[0, 1] for one, other in zip(*maps, strict=True)
+    ]
+    assert np.nanmean(correlations) < 0.7
+
+
 def test_demo_opacities_are_recorded_where_maps_can_be_checked(xrays: Path) -> None:
     recorded = json.loads((xrays / "opacities.json").read_text())
     data = load_data_set(DataSettings(data=str(xrays)), Preprocessing(32))

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from matplotlib import colormaps
@@ -95,6 +95,7 @@ def explanation_gallery(examples: Sequence[Example], *, title: str = "") -> Figu
         return sentence_figure("There are no images to explain.", title)
     examples = examples[:8]
     pairs = [_pair(example) for example in examples]
+    examples = [_told_if_blank(example) for example in examples]
     columns = 2 if len(examples) <= 4 else 3
     figure = _gallery(examples, pairs, columns=columns, title=title, width=_WIDTH - 0.7)
     scale = ScalarMappable(cmap=_heat_on_grey())
@@ -230,6 +231,13 @@ def _pair(example: Example) -> NDArray[np.uint8]:
     gap = np.full((image.shape[0], max(1, image.shape[1] // 50), 3), 255, np.uint8)
     original = np.repeat(image[..., np.newaxis], 3, axis=2)
     return np.concatenate([original, gap, overlay(image, heat)], axis=1)
+
+
+def _told_if_blank(example: Example) -> Example:
+    """Say below an image without any heat that it has none; its name stands in the table."""
+    if example.heat is None or example.heat.max() > 0:
+        return example
+    return replace(example, name="no evidence for the positive class")
 
 
 def _heat_on_grey() -> ListedColormap:

@@ -33,7 +33,10 @@ from tests.faults.sandbox import QUICK, Sandbox, sandboxes
 from tests.faults.server import Server
 
 _NETWORK = "resnet34"
-_FIGURES = {"curves", "confusion_test", "confusion_validation", "roc_test", "gallery", "grad_cam"}
+_FIGURES = {
+    *("curves", "confusion_test", "confusion_validation", "roc_test", "gallery", "grad_cam"),
+    *("reliability_validation", "stress", "subgroups_test"),
+}
 
 
 @click.command()
