@@ -58,6 +58,12 @@ _THRESHOLD = click.option(
     show_default=True,
     help="Precision: auto is bf16 where that is fast. Labels are those of fp32 in any.",
 )
+@click.option(
+    "--resume", is_flag=True, help="Keep the rows that a stopped job left in --output, and go on."
+)
+@click.option(
+    "--shard", default="", metavar="K/N", help="Classify part K of N of the images: one a machine."
+)
 @click.option("--track", is_flag=True, help="Log the batch as an MLflow run.")
 @click.option(
     "--spark",
@@ -75,6 +81,8 @@ def predict(
     batch_size: int,
     device: str,
     precision: str,
+    resume: bool,
+    shard: str,
     track: bool,
     spark: str | None,
     tracking_uri: str | None,
@@ -103,7 +111,7 @@ def predict(
         predict_on_spark(
             model,
             paths,
-            _folder_for_spark(output, track),
+            _folder_for_spark(output, track or resume or bool(shard)),
             spark,
             stdin=sys.stdin,
             threshold=threshold,
@@ -120,6 +128,8 @@ def predict(
             batch_size=batch_size,
             device=device,
             precision=precision,
+            resume=resume,
+            part=shard,
             on_batch=_show_count,
         )
     )
@@ -134,11 +144,11 @@ def predict(
         sys.exit(1)
 
 
-def _folder_for_spark(output: Path | None, track: bool) -> Path:
+def _folder_for_spark(output: Path | None, others: bool) -> Path:
     if output is None or output.is_file():
         raise UsageError("--spark needs --output FOLDER")
-    if track:
-        raise UsageError("--track is for files: leave it out with --spark")
+    if others:
+        raise UsageError("--track, --resume and --shard are for files: leave them out with --spark")
     return output
 
 

@@ -13,6 +13,7 @@ from typing import IO, Any
 from pneumonia.errors import DataError, UsageError
 from pneumonia.files import atomic_write
 from pneumonia.prediction.batch import COLUMNS, Row
+from pneumonia.prediction.resume import partial_file
 
 log = logging.getLogger(__name__)
 
@@ -103,12 +104,13 @@ def _replacing(target: Path, file_format: str) -> Iterator[Write]:
                 def write_and_count(rows: list[Row]) -> None:
                     nonlocal n_rows
                     write(rows)
+                    file.flush()  # so that a process that is killed leaves them
                     n_rows += len(rows)
 
                 yield write_and_count
         except BaseException:
             if n_rows:
-                partial = target.with_name(f"{target.stem}.partial{target.suffix}")
+                partial = partial_file(target)
                 unfinished.replace(partial)
                 log.warning("%s finished rows are kept in %s", f"{n_rows:,}", partial)
             raise

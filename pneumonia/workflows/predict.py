@@ -5,9 +5,11 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pneumonia.errors import UsageError
 from pneumonia.prediction.batch import Row, score
 from pneumonia.prediction.paths import find_paths
-from pneumonia.prediction.rows import open_writer
+from pneumonia.prediction.resume import kept_rows, partial_file, shard
+from pneumonia.prediction.rows import format_of, open_writer
 from pneumonia.prediction.spark import score_on_spark
 from pneumonia.tracking.models import LoadedModel
 from pneumonia.tracking.runs import NewRun, parent_run
@@ -79,6 +81,8 @@ def predict_to_file(
     batch_size: int = 64,
     device: str = "auto",
     precision: str = "auto",
+    resume: bool = False,
+    part: str = "",
     on_batch: Callable[[int], None] = lambda _n_images: None,
 ) -> PredictionCounts:
     """Classify image files, and write a row an image.
@@ -93,6 +97,8 @@ def predict_to_file(
         batch_size: Images a forward pass.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``; the labels are those of fp32.
+        resume: Whether to keep the rows that a stopped job left, and classify the others only.
+        part: ``K/N`` for every N-th file from the K-th on; empty for all.
         on_batch: Called with the number of images classified so far.
 
     Raises:
@@ -102,21 +108,36 @@ def predict_to_file(
             format contradicts the file's ending.
     """
     counts = PredictionCounts()
-    files = find_paths(images, stdin, counts.skipped)
+    kept = _kept_rows(model, output, file_format, threshold) if resume else []
+    done = {row["path"] for row in kept}
+    files = shard(find_paths(images, stdin, counts.skipped), part)
     scored = score(
         model,
-        files,
+        (file for file in files if str(file) not in done),
         batch_size=batch_size,
         device=device,
         precision=precision,
         threshold=threshold,
     )
     with open_writer(output, file_format) as write:
+        if kept:
+            write(kept)
+            counts.results["there already"] = len(kept)
         for rows in scored:
             write(rows)
             counts.results.update(row["label"] or row["status"] for row in rows)
             on_batch(counts.results.total())
+    if resume and output is not None:
+        partial_file(output).unlink(missing_ok=True)
     return counts
+
+
+def _kept_rows(
+    model: LoadedModel, output: Path | None, file_format: str | None, threshold: float | None
+) -> list[Row]:
+    if output is None:
+        raise UsageError("--resume needs --output FILE")
+    return kept_rows(output, format_of(output, file_format), model.uri, model.threshold(threshold))
 
 
 def predict_on_spark(
