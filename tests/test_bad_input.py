@@ -104,7 +104,7 @@ GREY = Image.linear_gradient("L").resize((64, 64))
 UNREADABLE = {
     "truncated.jpeg": (encoded(GREY, "JPEG")[:500], "damaged image"),
     "zero.jpeg": (b"", "the file is empty"),
-    "text.jpeg": (b"no image at all\n", "not a JPEG, PNG, TIFF, BMP or WebP image"),
+    "text.jpeg": (b"no image at all\n", "not a JPEG, PNG, TIFF, BMP, WebP or DICOM image"),
     "dot.png": (encoded(GREY.resize((1, 1)), "PNG"), "1×1 pixels, too small"),
     "large.png": (png_claiming(9_000), "9000×9000 pixels, over the limit"),
     "bomb.png": (png_claiming(60_000), "exceeds limit"),

@@ -88,7 +88,7 @@ def test_a_damaged_file_is_remembered(tmp_path: Path, decoded: list[bytes]) -> N
     (tmp_path / "text.jpeg").write_bytes(b"no image")
     for _ in range(2):
         cache = open_cache(files_of(tmp_path), SMALL, folder=tmp_path / "cache")
-        assert cache.unreadable == {"text.jpeg": "not a JPEG, PNG, TIFF, BMP or WebP image"}
+        assert cache.unreadable == {"text.jpeg": "not a JPEG, PNG, TIFF, BMP, WebP or DICOM image"}
     assert decoded == [b"no image"]
 
 
