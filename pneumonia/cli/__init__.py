@@ -15,6 +15,7 @@ from pneumonia.cli.export import export
 from pneumonia.cli.group import ErrorReportingGroup
 from pneumonia.cli.predict import evaluate, explain, predict
 from pneumonia.cli.promote import promote
+from pneumonia.cli.reproduce import reproduce
 from pneumonia.cli.study import study
 from pneumonia.cli.sync import sync
 from pneumonia.cli.train import train
@@ -55,6 +56,7 @@ for command in (
     study,
     evaluate,
     compare,
+    reproduce,
     predict,
     explain,
     export,

@@ -52,6 +52,13 @@ def existing_run(run_id: str) -> Run | None:
     return None if found.info.lifecycle_stage == LifecycleStage.DELETED else Run(found)
 
 
+def final_metrics(run: Run) -> dict[str, float]:
+    """Each metric of a run, as it was logged last."""
+    client = run.outbox.client
+    run.outbox.flush(wait=True)
+    return dict(run.outbox.ask(lambda: client.get_run(run.id)).data.metrics)
+
+
 def count_scored(run: Run, digest: str) -> int:
     """Note that a run scores test images, and count the runs that did, this one included.
 
