@@ -55,6 +55,8 @@ def test_no_value_gets_past_the_declaration(kind: type[Settings], data: st.DataO
         said = str(error)
     if name == "weights" and not said:  # a file, wherever the run is resumed
         value = value if value in {"none", "imagenet"} else str(Path(value).absolute())
+    elif name == "labels" and not said:
+        value = str(Path(value).absolute()) if value else ""
     elif name == "threshold" and not said:  # a number is a rule too
         value = str(value)
     assert taken == value or name in said
