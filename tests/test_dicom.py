@@ -225,7 +225,7 @@ def test_a_hospital_export_is_trained_on_and_predicted(
     ]
     assert len(tables) == 2
     assert not set.intersection(*patients)
-    assert all(patient.startswith("dicom-") for role in patients for patient in role)
+    assert all(patient.startswith("patient-") for role in patients for patient in role)
     one = exported / "NORMAL" / "IM000003"
     result = run_cli("predict", "--model-uri", "models:/resnet34/1", exported, one)
     assert result.exit_code == 0, result.stderr

@@ -144,6 +144,7 @@ def _reader() -> Any:
     """What reads files on a worker; defined inside another function, it travels there by itself."""
 
     def read(batches: Any) -> Any:
+        from base64 import b64encode
         from pathlib import Path
 
         import pandas as pd
@@ -155,7 +156,10 @@ def _reader() -> Any:
                 some = batch[start : start + 16]
                 for path, file in zip(some["path"], some["file"], strict=True):
                     try:
-                        rows.append((path, Path(file).read_bytes(), None))
+                        content = Path(file).read_bytes()
+                        # What is all ASCII, as no image is, would be taken for base64.
+                        sent = b64encode(content) if content.isascii() else content
+                        rows.append((path, sent, None))
                     except OSError as error:
                         rows.append((path, b"", error.strerror))
                 yield pd.DataFrame(rows, columns=["path", "content", "failure"])
