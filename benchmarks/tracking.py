@@ -18,11 +18,13 @@ from pathlib import Path
 
 import click
 import numpy as np
+import torch
 
 from benchmarks.report import Figure, report
 from pneumonia.config.data import DEMO, DataSettings
 from pneumonia.config.training import TrainingSettings
 from pneumonia.data.dataset import load_data_set, preprocessing_of
+from pneumonia.evaluation.gate import Gate
 from pneumonia.evaluation.metrics import classification_metrics
 from pneumonia.tracking.epochs import log_epoch
 from pneumonia.tracking.models import ModelConfig, log_model
@@ -32,6 +34,9 @@ from pneumonia.tracking.store import choose_experiment, connect
 from pneumonia.training.checkpoint import Epoch
 from pneumonia.training.loop import build_network
 from tests.faults.server import Server
+
+_GATE = Gate("layer2", torch.zeros(80, 80), torch.zeros(2, 128), torch.eye(128), 1.0, 2.0, 0.0)
+"""As large as that of ResNet34."""
 
 _VALIDATION = {"auc": 0.9, "sensitivity": 0.9, "specificity": 0.8, "balanced_accuracy": 0.85}
 
@@ -70,7 +75,7 @@ class Measured:
         network = build_network(settings).eval()
         config = ModelConfig(settings.network, settings.image_size, "stretch", ("a", "b"))
         started = time.perf_counter()
-        logged = log_model(run, network, config, step=epochs, example=example)
+        logged = log_model(run, network, config, _GATE, step=epochs, example=example)
         self.logging.append(time.perf_counter() - started)
         started = time.perf_counter()
         register(logged, run, config.network, metric="auc", validation=_VALIDATION, tags={})

@@ -157,7 +157,7 @@ def test_an_unreadable_image_is_a_row_and_the_others_are_classified(
     for name, (_, reason) in UNREADABLE.items():
         assert rows[name]["status"] == "error"
         assert rows[name]["probability"] == rows[name]["label"] == ""
-        assert reason in rows[name]["error"]
+        assert reason in rows[name]["reason"]
     assert f"{len(UNREADABLE)} error" in result.stderr
 
 

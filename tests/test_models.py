@@ -1,3 +1,4 @@
+import ast
 import base64
 import csv
 import io
@@ -25,6 +26,7 @@ from pneumonia.evaluation.grad_cam import grad_cam
 from pneumonia.evaluation.predict import RECOMPUTE_MARGIN
 from pneumonia.networks.registry import NETWORKS
 from pneumonia.prediction.batch import score
+from pneumonia.tracking.model_source import scoring_source
 from pneumonia.tracking.models import load_model
 from pneumonia.tracking.store import connect
 from pneumonia.training.loop import train
@@ -162,7 +164,7 @@ def test_the_model_loads_without_this_package_and_gives_the_same_probabilities(
     )
     assert undecodable["label"] == ""
     assert undecodable["probability"] is None
-    assert undecodable["error"] == "neither an image file nor base64 text"
+    assert undecodable["reason"] == "neither an image file nor base64 text"
 
 
 @pytest.mark.usefixtures("workplace")
@@ -277,3 +279,26 @@ def test_demo_opacities_are_recorded_where_maps_can_be_checked(xrays: Path) -> N
     data = load_data_set(DataSettings(data=str(xrays)), Preprocessing(32))
     sick = [i for images in data.roles.values() for i in images if i.label == 1]
     assert all(recorded[str(image.path.relative_to(xrays))] for image in sick)
+
+
+def test_modules_of_the_scoring_source_do_not_share_names() -> None:
+    """They become one module, in which the last definition of a name would win."""
+    for network in NETWORKS:
+        tree = ast.parse(scoring_source(network))
+        defined = [
+            name.id
+            for node in tree.body
+            if isinstance(node, ast.Assign | ast.AnnAssign)
+            for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
+            for name in ast.walk(target)
+            if isinstance(name, ast.Name)
+        ]
+        defined += [
+            node.name
+            for node in tree.body
+            if isinstance(node, ast.FunctionDef | ast.ClassDef)
+            and not any(ast.unparse(one) == "overload" for one in node.decorator_list)
+        ]
+        assert len(defined) > 50
+        shared = {name for name in defined if defined.count(name) > 1}
+        assert not shared

@@ -19,7 +19,7 @@ from pneumonia.prediction.paths import listed_paths
 from pneumonia.prediction.rows import open_writer
 
 Predict = Callable[..., Result]
-ROW = {"path": "a.png", "label": "NORMAL", "probability": 0.25, "status": "ok", "error": ""}
+ROW = {"path": "a.png", "label": "NORMAL", "probability": 0.25, "status": "ok", "reason": ""}
 ROWS = [{**ROW, "model": "models:/m/1"}] * 3
 
 

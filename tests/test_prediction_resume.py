@@ -39,9 +39,9 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     original = batch.decode_ahead
 
     def counting(paths: object, *arguments: object, **options: object) -> object:
-        for path, image in original(paths, *arguments, **options):  # type: ignore[arg-type]
-            decoded.append(str(path))
-            yield path, image
+        for file in original(paths, *arguments, **options):  # type: ignore[arg-type]
+            decoded.append(str(file.path))
+            yield file
 
     monkeypatch.setattr(batch, "decode_ahead", counting)
     return decoded

@@ -69,9 +69,9 @@ def test_encodings_of_an_image_are_one_image(trained: SimpleNamespace, xrays: Pa
         str(path),
     ]
     answers = [model.predict(pd.DataFrame({"image": [form]})).iloc[0] for form in forms]
-    assert [answer["error"] for answer in answers] == [""] * len(forms)
+    assert [answer["reason"] for answer in answers] == [""] * len(forms)
     assert len({answer["probability"] for answer in answers}) == 1
-    (wrong,) = model.predict(pd.DataFrame({"image": ["data:image/jpeg,not base64"]}))["error"]
+    (wrong,) = model.predict(pd.DataFrame({"image": ["data:image/jpeg,not base64"]}))["reason"]
     assert "base64" in wrong
 
 
@@ -98,6 +98,6 @@ def test_a_server_does_not_read_its_own_disk(
         thread.join()
     assert answered.ok, answered.text
     here, nowhere, encoded = answered.json()["predictions"]
-    assert here["error"] == nowhere["error"] != ""
+    assert here["reason"] == nowhere["reason"] != ""
     assert here["label"] == ""
-    assert encoded["error"] == ""
+    assert encoded["reason"] == ""

@@ -21,6 +21,8 @@ pytestmark = [
     pytest.mark.xdist_group("spark"),
 ]
 
+_SAME = ("label", "status", "reason", "threshold", "model", "run", "sha256", "version")
+
 Cli = Callable[..., Result]
 
 
@@ -69,9 +71,7 @@ def test_spark_gives_the_rows_of_one_machine_and_goes_on(
         expected = wanted[path]
         if expected["status"] == "ok":
             assert row["probability"] == pytest.approx(expected["probability"], abs=1e-6)
-        assert [row[key] for key in ("label", "status", "error", "threshold", "model")] == [
-            expected[key] for key in ("label", "status", "error", "threshold", "model")
-        ]
+        assert [row[key] for key in _SAME] == [expected[key] for key in _SAME]
     result = predict(*spark, "--threshold", "0.123")
     assert result.returncode == 1
     assert "name another folder" in result.stderr

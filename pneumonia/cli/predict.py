@@ -4,7 +4,6 @@ import os
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -19,6 +18,14 @@ _THRESHOLD = click.option(
     "--threshold",
     type=FloatInRange(0, 1),
     help="Lowest probability called positive; the model's own by default.",
+)
+
+
+_GATE = click.option(
+    "--gate/--no-gate",
+    default=True,
+    show_default=True,
+    help="Give no probability to what looks like no chest X-ray, or unlike the training images.",
 )
 
 
@@ -64,6 +71,7 @@ _THRESHOLD = click.option(
 @click.option(
     "--shard", default="", metavar="K/N", help="Classify part K of N of the images: one a machine."
 )
+@_GATE
 @click.option("--track", is_flag=True, help="Log the batch as an MLflow run.")
 @click.option(
     "--spark",
@@ -83,6 +91,7 @@ def predict(
     precision: str,
     resume: bool,
     shard: str,
+    gate: bool,
     track: bool,
     spark: str | None,
     tracking_uri: str | None,
@@ -90,8 +99,9 @@ def predict(
 ) -> None:
     """Classify images: files, folders, or - for paths from standard input.
 
-    One row an image: path, label, probability, threshold, status, error, model. An unreadable file
-    is a row with status 'error'; then the exit code is 1.
+    One row an image. Its status is ok, warning (unusual), rejected (no chest X-ray, or unlike those
+    of the training; no probability) or error (unreadable), with the reason. The exit code is 1 if
+    there are unreadable images, else 3 if any are rejected.
 
     \b
     pneumonia predict --model-uri models:/resnet34/1 images/ > rows.csv
@@ -115,6 +125,7 @@ def predict(
             spark,
             stdin=sys.stdin,
             threshold=threshold,
+            gate=gate,
             on_batch=_show_count,
         )
         if spark is not None
@@ -128,6 +139,7 @@ def predict(
             batch_size=batch_size,
             device=device,
             precision=precision,
+            gate=gate,
             resume=resume,
             part=shard,
             on_batch=_show_count,
@@ -140,8 +152,12 @@ def predict(
     click.echo(f"\n{results.total():,} images: {listed or 'none found'}", err=True)
     if counts.skipped:
         click.echo(f"skipped: {describe_skipped(counts.skipped)}", err=True)
+    if counts.warnings:
+        click.echo(f"warning: {counts.warnings:,} of them look unusual", err=True)
     if results["error"] or not results.total():
         sys.exit(1)
+    if results["rejected"]:
+        sys.exit(3)
 
 
 def _folder_for_spark(output: Path | None, others: bool) -> Path:
@@ -289,16 +305,17 @@ def explain(model_uri: str, paths: tuple[str, ...], output: Path, tracking_uri: 
     from pneumonia.tracking.store import connect
 
     connect(tracking_uri)
-    failures: list[Any] = []
+    failed: Counter[str] = Counter()
     skipped: Counter[str] = Counter()
     files = find_paths(paths, sys.stdin, skipped)
     for row in explain_images(load_model(model_uri), files, output):
         click.echo("\t".join(str(row[key]) for key in ("path", "label", "probability", "overlay")))
-        if row["status"] == "error":
-            failures.append(row)
-            click.echo(f"{row['path']!r}: {row['error']}", err=True)
+        if row["status"] in ("error", "rejected"):
+            failed[row["status"]] += 1
+            click.echo(f"{row['path']!r}: {row['reason']}", err=True)
     if skipped:
         click.echo(f"skipped: {describe_skipped(skipped)}", err=True)
-    if failures:
-        click.echo(f"{len(failures)} images could not be read", err=True)
-        sys.exit(1)
+    if failed:
+        listed = ", ".join(f"{count:,} {status}" for status, count in sorted(failed.items()))
+        click.echo(f"without an overlay: {listed}", err=True)
+        sys.exit(1 if failed["error"] else 3)

@@ -24,7 +24,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from pneumonia.data.decode import Preprocessing
-from pneumonia.data.decode_ahead import ReadFailure, decode_ahead
+from pneumonia.data.decode_ahead import DecodedFile, decode_ahead
 from pneumonia.errors import DataError
 
 _FORMAT = 3
@@ -168,14 +168,15 @@ def _build(
             new = (files[digest] for digest in digests if digest not in known)
             decoded = decode_ahead(new, preprocessing, window=256)
             for n_done, digest in enumerate(digests, 1):
-                image = known[digest] if digest in known else next(decoded)[1]
-                if isinstance(image, ReadFailure):
-                    failures[digest] = image
-                elif isinstance(image, str):
-                    unreadable[digest] = image
+                if digest in known:
+                    image = DecodedFile(files[digest], known[digest])
                 else:
-                    out.write(image.tobytes())
+                    image = next(decoded)
+                if image.grey is not None:
+                    out.write(image.grey.tobytes())
                     rows[digest] = len(rows)
+                else:
+                    (failures if image.may_pass else unreadable)[digest] = image.failure
                 if progress is not None and (n_done % 64 == 0 or n_done == len(digests)):
                     progress(n_done, len(digests))
             out.seek(0)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pneumonia.data.dicom import decode_dicom, is_dicom
+from pneumonia.data.input_checks import colour_objection, levels_objection, shape_objection
 from pneumonia.data.limits import UnreadableImageError, check_size
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -82,13 +83,35 @@ def decode(encoded: bytes, preprocessing: Preprocessing) -> NDArray[np.uint8]:
             floating-point pixels, or have a size that no radiograph has. No bytes raise anything
             else.
     """
+    return _decode(encoded, preprocessing, check=False)[0]
+
+
+def decode_checked(encoded: bytes, preprocessing: Preprocessing) -> tuple[NDArray[np.uint8], str]:
+    """Decode as ``decode`` does, and say why it can be no chest X-ray: empty where it may be.
+
+    Raises:
+        DecoderMissingError: As ``decode``.
+        UnreadableImageError: As ``decode``.
+    """
+    return _decode(encoded, preprocessing, check=True)
+
+
+def _decode(
+    encoded: bytes, preprocessing: Preprocessing, *, check: bool
+) -> tuple[NDArray[np.uint8], str]:
     side = preprocessing.image_size
-    grey = decode_dicom(encoded) if is_dicom(encoded) else _decode_file(encoded, side)
+    if is_dicom(encoded):  # it says itself what it shows
+        grey, objection = decode_dicom(encoded), ""
+    else:
+        grey, objection = _decode_file(encoded, side, check)
+    if check:
+        objection = objection or shape_objection(*grey.size)
     if preprocessing.resize == "pad":
         grey = ImageOps.pad(grey, (side, side), Image.Resampling.BILINEAR)
     elif grey.size != (side, side):
         grey = grey.resize((side, side), Image.Resampling.BILINEAR)
-    return np.asarray(grey, dtype=np.uint8)
+    levels = np.asarray(grey, dtype=np.uint8)
+    return levels, objection or (levels_objection(levels) if check else "")
 
 
 def network_input(grey: torch.Tensor) -> torch.Tensor:
@@ -114,25 +137,34 @@ def _normalisation(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         return -torch.tensor(IMAGENET_MEAN, device=device) / std, 1 / (255 * std)
 
 
-def _decode_file(encoded: bytes, side: int) -> Image.Image:
+def _decode_file(encoded: bytes, side: int, check: bool) -> tuple[Image.Image, str]:
     """Decode to greyscale, without the metadata where they are damaged."""
     try:
-        return _decode_grey(encoded, side)
+        return _decode_grey(encoded, side, check)
     except UnreadableImageError:
         needed = _without_metadata(encoded)
         if needed == encoded:
             raise
-        return _decode_grey(needed, side)
+        return _decode_grey(needed, side, check)
 
 
-def _decode_grey(encoded: bytes, side: int) -> Image.Image:
-    """Decode to greyscale, upright, at least twice as large as needed where the file is."""
+def _decode_grey(encoded: bytes, side: int, check: bool) -> tuple[Image.Image, str]:
+    """Decode to greyscale, upright, at least twice as large as needed where the file is.
+
+    The second value is what speaks against the image's colours, if they are to be looked at.
+    """
+    objection = ""
     try:
         with Image.open(io.BytesIO(encoded), formats=_FORMATS) as image:
             check_size(*image.size)
             _check_kind(image)
+            if check and image.format in ("JPEG", "MPO"):  # of which only the grey is decoded below
+                with Image.open(io.BytesIO(encoded)) as coloured:
+                    objection = colour_objection(coloured)
             image.draft("L", _at_least_twice(image.size, side))
             image.load()
+            if check:
+                objection = objection or colour_objection(image)
             grey = _grey(image, _significant_bits(encoded))
             if image.mode.startswith("I") and _zero_is_white(image):
                 grey = ImageOps.invert(grey)
@@ -150,7 +182,7 @@ def _decode_grey(encoded: bytes, side: int) -> Image.Image:
         raise UnreadableImageError(str(error)) from None
     except Exception as error:  # noqa: BLE001 - Pillow raises many types on damaged files
         raise UnreadableImageError(f"damaged image: {error}") from None
-    return grey if turn is None else grey.transpose(turn)
+    return (grey if turn is None else grey.transpose(turn)), objection
 
 
 def _orientation(image: Image.Image) -> int:

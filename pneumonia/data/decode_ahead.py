@@ -1,8 +1,10 @@
-"""Decoding files in threads, ahead of where the images are needed and in bounded memory."""
+"""Reading files in threads, ahead of where they are needed and in bounded memory."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 
@@ -10,51 +12,68 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumonia.cores import available_cores
-from pneumonia.data.decode import Preprocessing, decode
+from pneumonia.data.decode import Preprocessing, decode, decode_checked
 from pneumonia.data.limits import DecoderMissingError, UnreadableImageError
 
 
-class ReadFailure(str):  # a plain reason to whoever shows it
-    """Why a file's bytes could not be read, or not decoded here: unlike damage, it may pass."""
+@dataclass(frozen=True, slots=True)
+class DecodedFile:
+    """What a file holds.
 
-    __slots__ = ()
+    Attributes:
+        path: The file.
+        grey: Grey levels, uint8 (image_size, image_size); None where it could not be read.
+        failure: Why it could not be read; empty where it could.
+        may_pass: Whether the failure is not the file's: it was away, or a decoder is missing.
+        objection: Why it can be no chest X-ray; empty where it may, and where that was not asked.
+        sha256: Digest of its bytes, where that was asked; empty where they could not be read.
+    """
 
-
-Decoded = NDArray[np.uint8] | str
-"""Grey levels, uint8 (image_size, image_size), or why the file could not be read."""
+    path: Path
+    grey: NDArray[np.uint8] | None = None
+    failure: str = ""
+    may_pass: bool = False
+    objection: str = ""
+    sha256: str = ""
 
 
 def decode_ahead(
-    paths: Iterable[Path], preprocessing: Preprocessing, window: int
-) -> Iterator[tuple[Path, Decoded]]:
-    """Yield each file with what it holds, in order.
+    paths: Iterable[Path], preprocessing: Preprocessing, window: int, *, check: bool = False
+) -> Iterator[DecodedFile]:
+    """Yield what each file holds, in order.
 
     Args:
         paths: Files; taken only as far ahead as decoding runs.
         preprocessing: How to decode them.
         window: Files that may be under way or waiting to be yielded, at most.
+        check: Whether to look for objections, and to compute digests.
     """
     threads = ThreadPoolExecutor(max_workers=available_cores())
-    pending: deque[tuple[Path, Future[Decoded]]] = deque()
+    pending: deque[Future[DecodedFile]] = deque()
     paths = iter(paths)
     try:
         while True:
             for path in islice(paths, window - len(pending)):
-                pending.append((path, threads.submit(_try_decode, path, preprocessing)))
+                pending.append(threads.submit(_read, path, preprocessing, check))
             if not pending:
                 return
-            path, future = pending.popleft()
-            yield path, future.result()
+            yield pending.popleft().result()
     finally:
         threads.shutdown(wait=False, cancel_futures=True)
 
 
-def _try_decode(path: Path, preprocessing: Preprocessing) -> Decoded:
+def _read(path: Path, preprocessing: Preprocessing, check: bool) -> DecodedFile:
+    digest = ""
     try:
-        return decode(path.read_bytes(), preprocessing)
-    except DecoderMissingError as error:
-        return ReadFailure(str(error))
+        encoded = path.read_bytes()
+        if not check:
+            return DecodedFile(path, decode(encoded, preprocessing))
+        digest = sha256(encoded).hexdigest()
+        grey, objection = decode_checked(encoded, preprocessing)
     except UnreadableImageError as error:
-        return str(error)
+        may_pass = isinstance(error, DecoderMissingError)
+        return DecodedFile(path, failure=str(error), may_pass=may_pass, sha256=digest)
     except (OSError, ValueError) as error:  # ValueError: a zero byte in a path
-        return ReadFailure(getattr(error, "strerror", None) or str(error))
+        reason = getattr(error, "strerror", None) or str(error)
+        return DecodedFile(path, failure=reason, may_pass=True)
+    return DecodedFile(path, grey, objection=objection, sha256=digest)

@@ -12,13 +12,15 @@ from torch import nn
 
 from pneumonia.data.dataset import Images
 from pneumonia.data.decode import network_input
+from pneumonia.evaluation.gate import Gate, layer_features
 from pneumonia.training.device import Engine
 
 RECOMPUTE_MARGIN = 0.05
 """Distance from the threshold within which a probability is computed again in fp32.
 
-No label changes unless a faster precision moves a probability by more. On real X-rays bf16 moves
-none by a tenth of it (see ``benchmarks/README.md``).
+It is also the share of a gate's bound within which a distance is. No label changes unless a faster
+precision moves a probability by more. On real X-rays bf16 moves none by a tenth of it (see
+``benchmarks/README.md``).
 """
 
 
@@ -74,27 +76,50 @@ class Predictor:
         threshold: Lowest probability called positive.
         engine: The device and precision.
         temperature: What the logits are divided by.
+        gate: The input gate, where images are to pass one.
     """
 
     def __init__(
-        self, network: nn.Module, threshold: float, engine: Engine, temperature: float = 1.0
+        self,
+        network: nn.Module,
+        threshold: float,
+        engine: Engine,
+        temperature: float = 1.0,
+        gate: Gate | None = None,
     ) -> None:
         self.engine = engine
         self.exact = Engine(self.engine.device, "fp32")
-        self.threshold, self.temperature = threshold, temperature
+        self.threshold, self.temperature, self.gate = threshold, temperature, gate
         self.network = network.to(self.engine.device).to(memory_format=torch.channels_last)
 
     @torch.inference_mode()
-    def probabilities(self, grey: torch.Tensor) -> torch.Tensor:
-        """Probability of the positive class, float64 (B,), from grey levels, uint8 (B, H, W)."""
+    def score(self, grey: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Compute probabilities, and how far images are from those of the training.
+
+        Args:
+            grey: Grey levels, uint8 (B, H, W).
+
+        Returns:
+            Probability of the positive class, float64 (B,), and the gate's distance, float32 (B,),
+            which is 0 without a gate.
+        """
         grey = grey.to(self.engine.device)
-        probability = probabilities(self.network, grey, self.engine, self.temperature)
+        probability, distance = self._forward(grey, self.engine)
         if self.engine.precision != self.exact.precision:
             # A temperature below 1 enlarges what a faster precision moves.
             margin = RECOMPUTE_MARGIN * max(1, 1 / self.temperature)
             close = (probability - self.threshold).abs() < margin
+            for bound in (self.gate.unusual, self.gate.unlike) if self.gate else ():
+                close |= (distance / bound - 1).abs() < RECOMPUTE_MARGIN  # no bound is infinite
             if close.any():
-                probability[close] = probabilities(
-                    self.network, grey[close], self.exact, self.temperature
-                )
-        return probability.cpu()
+                again = grey[close.to(grey.device)]
+                probability[close], distance[close] = self._forward(again, self.exact)
+        return probability, distance
+
+    def _forward(self, grey: torch.Tensor, engine: Engine) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.gate is None:
+            probability = probabilities(self.network, grey, engine, self.temperature).cpu()
+            return probability, torch.zeros(len(grey))
+        with layer_features(self.network, self.gate.layer) as features:
+            probability = probabilities(self.network, grey, engine, self.temperature).cpu()
+        return probability, self.gate.distance(features[0])

@@ -18,20 +18,24 @@ class Network:
         build: From the image size in pixels and the dropout probability to the network.
         head: Prefix of the last layer's parameters, replaced when weights have other classes.
         cam_layer: Name of the layer whose activations Grad-CAM explains.
+        gate_layer: Name of the layer whose activations the input gate compares.
         official: Name of torchvision's weights, where there are any.
     """
 
     build: Callable[[int, float], nn.Module]
     head: str
     cam_layer: str
+    gate_layer: str
     official: str | None = None
 
 
 NETWORKS = {
-    "simple_cnn": Network(simple_cnn, head="classifier.7.", cam_layer="features.10"),
+    "simple_cnn": Network(
+        simple_cnn, head="classifier.7.", cam_layer="features.10", gate_layer="features.7"
+    ),
     # Of its four layers layer2 points best at the demo set's opacities and into the lungs of real
     # X-rays (benchmarks/README.md): at 80 pixels layer4 has but 3×3 positions.
-    "resnet34": Network(resnet34, "fc.", "layer2", "ResNet34_Weights.IMAGENET1K_V1"),
+    "resnet34": Network(resnet34, "fc.", "layer2", "layer2", "ResNet34_Weights.IMAGENET1K_V1"),
 }
 
 

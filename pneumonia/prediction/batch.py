@@ -1,6 +1,8 @@
 """Batch scoring: decoding runs ahead of the forward pass, and memory stays flat."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -8,15 +10,58 @@ from typing import Any
 import numpy as np
 import torch
 
+from pneumonia import __version__
 from pneumonia.cores import shared_cores
-from pneumonia.data.decode_ahead import Decoded, decode_ahead
+from pneumonia.data.decode_ahead import DecodedFile, decode_ahead
 from pneumonia.evaluation.decide import decide
 from pneumonia.evaluation.predict import Predictor
 from pneumonia.tracking.models import LoadedModel
 from pneumonia.training.device import Engine, choose_engine, out_of_memory_as_error
 
 Row = dict[str, Any]
-COLUMNS = ("path", "label", "probability", "threshold", "status", "error", "model")
+COLUMNS = (
+    "path",
+    "label",
+    "probability",
+    "threshold",
+    "status",
+    "reason",
+    "model",
+    "run",
+    "temperature",
+    "sha256",
+    "version",
+)
+"""What a row holds.
+
+``status`` is ``ok``, ``warning`` (unusual, and scored), ``rejected`` (by the gate, without a
+probability) or ``error`` (unreadable), and ``reason`` says why. ``run`` is the MLflow run that
+trained the model, ``sha256`` the digest of the file, and ``version`` that of this package.
+"""
+
+SCORED = ("ok", "warning")
+"""Where there is a probability."""
+
+
+@dataclass(slots=True)
+class PredictionCounts:
+    """What became of the files.
+
+    Attributes:
+        results: Images by label; those without one as ``rejected`` or ``error``.
+        skipped: Files in folders that are no images, by kind.
+        warnings: How many of those with a label are unusual.
+    """
+
+    results: Counter[str] = field(default_factory=Counter)
+    skipped: Counter[str] = field(default_factory=Counter)
+    warnings: int = 0
+
+    def add(self, label: str, status: str, count: int = 1) -> None:
+        """Count images of a label and status."""
+        self.results[label or status] += count
+        if status == "warning":
+            self.warnings += count
 
 
 def score(
@@ -27,6 +72,7 @@ def score(
     device: str = "auto",
     precision: str = "auto",
     threshold: float | None = None,
+    gate: bool = True,
 ) -> Iterator[list[Row]]:
     """Score images batch by batch, in order.
 
@@ -37,6 +83,8 @@ def score(
         device: Where to compute.
         precision: As ``Predictor`` takes it; labels are those of fp32.
         threshold: Lowest probability called positive, 0–1; the model's own by default.
+        gate: Whether images that look like no chest X-ray, or unlike those that the model was
+            trained on, get no probability.
 
     Yields:
         Rows with the keys ``COLUMNS``.
@@ -52,42 +100,64 @@ def score(
         shared_cores(engine.device) as adapt_threads,
         out_of_memory_as_error(engine.device, remedy),
     ):
-        yield from _score(model, files, batch_size, engine, least, adapt_threads)
+        scorer = _Scorer(model, engine, least, gate=gate)
+        # While one batch is in the forward pass, the next two are decoded.
+        decoded = decode_ahead(files, model.config.preprocessing, window=2 * batch_size, check=True)
+        while batch := list(islice(decoded, batch_size)):
+            yield scorer.rows(batch)
+            adapt_threads()
 
 
-def _score(
-    model: LoadedModel,
-    files: Iterable[Path],
-    batch_size: int,
-    engine: Engine,
-    least: float,
-    adapt_threads: Callable[[], None],
-) -> Iterator[list[Row]]:
-    predictor = Predictor(model.network, least, engine, model.config.temperature)
-    # While one batch is in the forward pass, the next two are decoded.
-    decoded = decode_ahead(files, model.config.preprocessing, window=2 * batch_size)
-    while batch := list(islice(decoded, batch_size)):
-        rows = [_row(path, image, least, model.uri) for path, image in batch]
-        images = [image for _, image in batch if not isinstance(image, str)]
-        if images:
-            grey = torch.from_numpy(np.stack(images))  # (B, H, W)
-            probabilities = iter(predictor.probabilities(grey).tolist())
-            for row in rows:
-                if row["status"] == "ok":
-                    row["probability"] = next(probabilities)
-                    row["label"] = model.config.class_names[decide(row["probability"], least)]
-        yield rows
-        adapt_threads()
+class _Scorer:
+    """From decoded files to their rows."""
 
+    def __init__(self, model: LoadedModel, engine: Engine, threshold: float, *, gate: bool) -> None:
+        self.gate = model.gate if gate else None
+        self.checked = gate
+        self.threshold = threshold
+        self.class_names = model.config.class_names
+        self.predictor = Predictor(
+            model.network, threshold, engine, model.config.temperature, self.gate
+        )
+        self.constant = {
+            "label": "",
+            "probability": None,
+            "threshold": threshold,
+            "status": "ok",
+            "reason": "",
+            "model": model.uri,
+            "run": model.run_id or "",
+            "temperature": model.config.temperature,
+            "version": __version__,
+        }
 
-def _row(path: Path, image: Decoded, threshold: float, uri: str) -> Row:
-    failed = isinstance(image, str)
-    return {
-        "path": str(path),
-        "label": "",
-        "probability": None,
-        "threshold": threshold,
-        "status": "error" if failed else "ok",
-        "error": image if failed else "",
-        "model": uri,
-    }
+    def rows(self, batch: Sequence[DecodedFile]) -> list[Row]:
+        """The rows of files, in order."""
+        rows = [self._row(file) for file in batch]
+        images = [file.grey for file in batch if file.grey is not None]
+        if not images:
+            return rows
+        grey = torch.from_numpy(np.stack(images))  # (B, H, W)
+        probabilities, distance = self.predictor.score(grey)
+        nothing = [""] * len(images)
+        rejected, warned = self.gate.objections(grey, distance) if self.gate else (nothing, nothing)
+        found = zip(probabilities.tolist(), rejected, warned, strict=True)
+        for row in (row for row in rows if row["status"] != "error"):
+            probability, against, warning = next(found)
+            if row["status"] == "rejected" or against:
+                row |= {"status": "rejected", "reason": row["reason"] or against}
+                continue
+            label = self.class_names[decide(probability, self.threshold)]
+            row |= {"probability": probability, "label": label}
+            if warning:
+                row |= {"status": "warning", "reason": warning}
+        return rows
+
+    def _row(self, file: DecodedFile) -> Row:
+        values = {name: self.constant.get(name) for name in COLUMNS}
+        row = values | {"path": str(file.path), "sha256": file.sha256}
+        if file.grey is None:
+            return row | {"status": "error", "reason": file.failure}
+        if self.checked and file.objection:
+            return row | {"status": "rejected", "reason": file.objection}
+        return row

@@ -15,7 +15,7 @@ from pneumonia.evaluation.gallery import overlay
 from pneumonia.evaluation.grad_cam import grad_cam
 from pneumonia.files import atomic_write
 from pneumonia.networks.registry import network_named
-from pneumonia.prediction.batch import Row, score
+from pneumonia.prediction.batch import SCORED, Row, score
 from pneumonia.tracking.models import LoadedModel
 from pneumonia.training.device import out_of_memory_as_error
 
@@ -45,13 +45,13 @@ def explain_images(model: LoadedModel, files: Iterable[Path], output: Path) -> I
             for row in rows:
                 number += 1
                 row["overlay"] = ""
-                if row["status"] == "ok":
+                if row["status"] in SCORED:
                     path = Path(row["path"])
                     target = output / f"{number:05}-{path.stem[:100]}.png"
                     try:
                         pixels = decode(path.read_bytes(), model.config.preprocessing)
                     except UnreadableImageError as error:  # changed since it was scored
-                        row |= {"status": "error", "error": str(error)}
+                        row |= {"status": "error", "reason": str(error)}
                     else:
                         device = next(model.network.parameters()).device
                         grey = torch.from_numpy(pixels.copy()).unsqueeze(0)  # (1, H, W)

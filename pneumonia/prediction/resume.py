@@ -10,7 +10,7 @@ from typing import Any
 
 from pneumonia.errors import DataError, UsageError
 from pneumonia.files import unfinished_writes
-from pneumonia.prediction.batch import COLUMNS, Row
+from pneumonia.prediction.batch import COLUMNS, SCORED, Row
 
 
 def partial_file(output: Path) -> Path:
@@ -36,8 +36,8 @@ def kept_rows(output: Path, file_format: str, model_uri: str, threshold: float) 
     kept: dict[str, Row] = {}
     for file in (output, partial_file(output), *unfinished_writes(output.parent, output.name)):
         for row in _read(file, file_format):
-            if row["status"] != "ok":
-                continue  # it may be readable now
+            if row["status"] not in SCORED:
+                continue  # it may be readable now, or asked for without the gate
             if row["model"] != model_uri or row["threshold"] != threshold:
                 raise DataError(
                     f"{str(file)!r} holds rows of {row['model']} at threshold "
@@ -96,4 +96,5 @@ def _typed(row: dict[str, Any]) -> Row:
         **row,
         "probability": None if probability in ("", None) else float(probability),
         "threshold": float(row["threshold"]),
+        "temperature": float(row["temperature"]),
     }

@@ -8,8 +8,9 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pneumonia import __version__
 from pneumonia.errors import DataError, UsageError
-from pneumonia.prediction.batch import COLUMNS
+from pneumonia.prediction.batch import COLUMNS, PredictionCounts
 from pneumonia.tracking.models import LoadedModel
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 _IMAGES_A_JOB = 5_000
 """Images whose rows are written together; a job that is stopped loses those under way at most."""
 
-_RESULT = "label string, probability double, threshold double, error string"
+_RESULT = "label string, probability double, threshold double, status string, reason string"
 
 
 def score_on_spark(
@@ -26,10 +27,12 @@ def score_on_spark(
     files: Iterable[Path],
     output: Path,
     master: str,
+    counts: PredictionCounts,
     *,
     threshold: float | None = None,
+    gate: bool = True,
     on_batch: Callable[[int], None] = lambda _n_images: None,
-) -> Counter[str]:
+) -> None:
     """Score images by ``mlflow.pyfunc.spark_udf``, and append their rows to a Parquet folder.
 
     The workers run the scoring source stored with the model, in fp32, and need the model's
@@ -42,11 +45,11 @@ def score_on_spark(
         files: Image files.
         output: Folder of Parquet files with the columns ``COLUMNS``.
         master: The cluster, such as ``spark://HOST:7077`` or ``local[2]``.
+        counts: What becomes of the images, added to; those left out as ``there already``.
         threshold: Lowest probability called positive, 0–1; the model's own by default.
+        gate: Whether images that look like no chest X-ray, or unlike those that the model was
+            trained on, get no probability.
         on_batch: Called with the number of images scored so far.
-
-    Returns:
-        Images by label, unreadable ones as ``error``, and those left out as ``there already``.
 
     Raises:
         DataError: The output holds another model's rows, or the cluster fails.
@@ -58,7 +61,6 @@ def score_on_spark(
         from pyspark.sql import SparkSession
     except ImportError:
         raise UsageError("--spark needs pyspark: pip install 'pneumonia[spark]'") from None
-    counts: Counter[str] = Counter()
     # Each worker process computes alone on its core.
     builder = SparkSession.builder.master(master).appName("pneumonia predict")
     try:
@@ -66,22 +68,22 @@ def score_on_spark(
         try:
             spark.sparkContext.setLogLevel("ERROR")
             done = _scored_already(spark, output, model.uri, least)
-            score = _scorer(spark, model, least)
-            for paths in _jobs(files, done, counts):
+            score = _scorer(spark, model, least, gate=gate)
+            for paths in _jobs(files, done, counts.results):
                 # Workers have another working folder.
                 named = [(path, str(Path(path).absolute())) for path in paths]
                 frame = spark.createDataFrame(named, "path string, file string")
                 scored = score(frame).cache()
                 scored.write.mode("append").parquet(str(output))
                 grouped = scored.groupBy("label", "status").count().collect()
-                counts.update({row.label or row.status: row["count"] for row in grouped})
+                for row in grouped:
+                    counts.add(row.label, row.status, row["count"])
                 scored.unpersist()
-                on_batch(counts.total() - counts["there already"])
+                on_batch(counts.results.total() - counts.results["there already"])
         finally:
             spark.stop()
     except PySparkException as error:
         raise DataError(f"Spark at {master!r} failed: {str(error).splitlines()[0]}") from error
-    return counts
 
 
 def _jobs(files: Iterable[Path], done: set[str], counts: Counter[str]) -> Iterator[list[str]]:
@@ -110,32 +112,45 @@ def _scored_already(spark: SparkSession, output: Path, uri: str, threshold: floa
 
 
 def _scorer(
-    spark: SparkSession, model: LoadedModel, threshold: float
+    spark: SparkSession, model: LoadedModel, threshold: float, *, gate: bool
 ) -> Callable[[DataFrame], DataFrame]:
     """What adds the columns to a frame of paths."""
     import mlflow
     from pyspark.sql import functions as sql
 
     classify = mlflow.pyfunc.spark_udf(
-        spark, model.uri, result_type=_RESULT, env_manager="local", params={"threshold": threshold}
+        spark,
+        model.uri,
+        result_type=_RESULT,
+        env_manager="local",
+        params={"threshold": threshold, "gate": gate},
     )
+    constant = {
+        "threshold": threshold,
+        "model": model.uri,
+        "run": model.run_id or "",
+        "temperature": model.config.temperature,
+        "version": __version__,
+    }
     read = _reader()
 
     def score(frame: DataFrame) -> DataFrame:
-        loaded = frame.mapInPandas(read, "path string, content binary, failure string")
+        loaded = frame.mapInPandas(
+            read, "path string, content binary, failure string, sha256 string"
+        )
         image = sql.struct(sql.col("content").alias("image"))
         result = loaded.withColumn("row", classify(image))
-        error = sql.coalesce(sql.col("failure"), sql.col("row.error"))
-        ok = sql.col("row.probability").isNotNull()
-        return result.select(
-            "path",
-            sql.when(ok, sql.col("row.label")).otherwise("").alias("label"),
-            sql.col("row.probability").alias("probability"),
-            sql.lit(threshold).alias("threshold"),
-            sql.when(ok, "ok").otherwise("error").alias("status"),
-            sql.when(ok, "").otherwise(error).alias("error"),
-            sql.lit(model.uri).alias("model"),
-        )
+        unread = sql.col("failure").isNotNull()
+        found = {
+            "path": sql.col("path"),
+            "label": sql.coalesce(sql.col("row.label"), sql.lit("")),
+            "probability": sql.col("row.probability"),
+            "status": sql.when(unread, "error").otherwise(sql.col("row.status")),
+            "reason": sql.coalesce(sql.col("failure"), sql.col("row.reason")),
+            "sha256": sql.col("sha256"),
+        }
+        columns = {name: sql.lit(value) for name, value in constant.items()} | found
+        return result.select(*(columns[name].alias(name) for name in COLUMNS))
 
     return score
 
@@ -145,6 +160,7 @@ def _reader() -> Any:
 
     def read(batches: Any) -> Any:
         from base64 import b64encode
+        from hashlib import sha256
         from pathlib import Path
 
         import pandas as pd
@@ -152,16 +168,16 @@ def _reader() -> Any:
         for batch in batches:
             # A few at a time: files are much larger than their rows.
             for start in range(0, len(batch), 16):
-                rows: list[tuple[str, bytes, str | None]] = []
+                rows: list[tuple[str, bytes, str | None, str]] = []
                 some = batch[start : start + 16]
                 for path, file in zip(some["path"], some["file"], strict=True):
                     try:
                         content = Path(file).read_bytes()
                         # What is all ASCII, as no image is, would be taken for base64.
                         sent = b64encode(content) if content.isascii() else content
-                        rows.append((path, sent, None))
+                        rows.append((path, sent, None, sha256(content).hexdigest()))
                     except OSError as error:
-                        rows.append((path, b"", error.strerror))
-                yield pd.DataFrame(rows, columns=["path", "content", "failure"])
+                        rows.append((path, b"", error.strerror, ""))
+                yield pd.DataFrame(rows, columns=["path", "content", "failure", "sha256"])
 
     return read

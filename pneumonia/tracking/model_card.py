@@ -30,6 +30,7 @@ def model_card(
     point: OperatingPoint,
     stress: StressTest,
     test: Scores,
+    rejected: float,
     warning: str,
 ) -> list[Section]:
     """Say what is known of a trained model, in the order in which a reader asks.
@@ -43,10 +44,11 @@ def model_card(
         point: How the threshold was chosen.
         stress: Its stress test.
         test: Its test result.
+        rejected: Share of the test images that its gate rejects.
         warning: What makes the results doubtful; may be empty.
     """
     return [
-        _purpose(config, data, warning),
+        _purpose(config, data, rejected, warning),
         Section(
             "Test result",
             f"{len(data.roles['test']):,} images, scored {_times(test.times_scored)} by runs of "
@@ -79,7 +81,7 @@ def model_card(
     ]
 
 
-def _purpose(config: ModelConfig, data: DataSet, warning: str) -> Section:
+def _purpose(config: ModelConfig, data: DataSet, rejected: float, warning: str) -> Section:
     negative, positive = config.class_names
     synthetic = " It was trained on synthetic images and says nothing about real ones."
     return Section(
@@ -88,9 +90,11 @@ def _purpose(config: ModelConfig, data: DataSet, warning: str) -> Section:
         f"images of {config.image_size}×{config.image_size} grey levels. It is for research and "
         "teaching, not a medical device, and not to be used for decisions about patients."
         f"{synthetic if data.is_synthetic else ''}\n\n"
-        "It knows these two classes only: any other image gets one of the two all the same. Images "
-        "from another hospital, scanner or age group than the training images may be called wrong "
-        "more often than the test result says." + (f"\n\nWarning: {warning}." if warning else ""),
+        "It knows these two classes only. Its input gate rejects images that look like no chest "
+        f"X-ray, or unlike those it was trained on, and {rejected:.1%} of the test images; what "
+        "passes gets one of the two classes all the same. Images from another hospital, scanner or "
+        "age group may be called wrong more often than the test result says."
+        + (f"\n\nWarning: {warning}." if warning else ""),
     )
 
 

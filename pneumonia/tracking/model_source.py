@@ -4,23 +4,22 @@ import ast
 import inspect
 from types import ModuleType
 
-from pneumonia.data import decode, dicom, limits
-from pneumonia.evaluation import decide
+from pneumonia.data import decode, dicom, input_checks, limits
+from pneumonia.evaluation import decide, gate
 from pneumonia.networks.registry import network_named
 from pneumonia.tracking import serving
 
 
 def scoring_source(network: str) -> str:
-    """Join decoding, the decision, the network's own module and the scoring class into one module.
+    """Join decoding, decision, gate, the network's module and the scoring class into one module.
 
     Imports between them are left out, since what they name now stands above in the same file.
     """
     build = network_named(network).build
     module = inspect.getmodule(build)
     assert module is not None
-    parts = [
-        _without_own_imports(part) for part in (limits, dicom, decode, decide, module, serving)
-    ]
+    modules = (limits, dicom, input_checks, decode, decide, gate, module, serving)
+    parts = [_without_own_imports(part) for part in modules]
     footer = (
         "from mlflow.models import set_model\n\n"
         f"set_model(XrayClassifier({getattr(build, '__name__', network)}))\n"

@@ -1,6 +1,7 @@
 """Models: logging the winner, registering it, and reading one back without running its code."""
 
 import json
+import os
 import pickle
 import re
 import tempfile
@@ -18,6 +19,7 @@ from torch import nn
 
 from pneumonia.data.decode import Preprocessing
 from pneumonia.errors import ModelError, UsageError, nearest
+from pneumonia.evaluation.gate import Gate
 from pneumonia.networks.registry import NETWORKS
 from pneumonia.tracking.model_source import scoring_source
 from pneumonia.tracking.model_uris import locate_model
@@ -58,12 +60,13 @@ class ModelConfig:
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model read back: its network in evaluation mode, and where it came from."""
+    """A model read back: its network in evaluation mode, its gate, and where it came from."""
 
     network: nn.Module
     config: ModelConfig
     uri: str
     run_id: str | None
+    gate: Gate | None = None
 
     def threshold(self, asked: float | None) -> float:
         """The threshold asked for, else the model's own.
@@ -78,7 +81,7 @@ class LoadedModel:
 
 
 def log_model(
-    run: Run, network: nn.Module, config: ModelConfig, *, step: int, example: bytes
+    run: Run, network: nn.Module, config: ModelConfig, gate: Gate, *, step: int, example: bytes
 ) -> str:
     """Log a model to a run: weights, configuration, and source that loads without this package.
 
@@ -89,6 +92,7 @@ def log_model(
         run: The run.
         network: The trained network.
         config: Its configuration.
+        gate: Its input gate.
         step: The epoch its weights are of.
         example: An encoded image, stored as the input example.
 
@@ -98,11 +102,11 @@ def log_model(
     Raises:
         TrackingError: The store does not come back.
     """
-    return run.outbox.ask(lambda: _log_once(run, network, config, step=step, example=example))
+    return run.outbox.ask(lambda: _log_once(run, network, config, gate, step=step, example=example))
 
 
 def _log_once(
-    run: Run, network: nn.Module, config: ModelConfig, *, step: int, example: bytes
+    run: Run, network: nn.Module, config: ModelConfig, gate: Gate, *, step: int, example: bytes
 ) -> str:
     import pandas as pd
 
@@ -115,6 +119,7 @@ def _log_once(
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         torch.save(network.state_dict(), folder / "weights.pt")
+        torch.save(gate.as_dict(), folder / "gate.pt")
         (folder / "config.json").write_text(json.dumps(asdict(config)), encoding="utf-8")
         (folder / "scoring.py").write_text(scoring_source(config.network), encoding="utf-8")
         created = client.create_logged_model(
@@ -135,6 +140,7 @@ def _log_once(
             artifacts={
                 "weights": str(folder / "weights.pt"),
                 "config": str(folder / "config.json"),
+                "gate": str(folder / "gate.pt"),
             },
             signature=_SIGNATURE,
             input_example=pd.DataFrame({"image": [example]}),
@@ -154,6 +160,8 @@ def load_model(uri: str) -> LoadedModel:
         ModelError: It names nothing, or what it names is not one of our models.
     """
     location = locate_model(uri)
+    # A bar for three files, which is over at once.
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     try:
         with tempfile.TemporaryDirectory() as folder:
             stored_in = f"{location.folder}/artifacts"
@@ -168,6 +176,7 @@ def load_model(uri: str) -> LoadedModel:
             network = NETWORKS[config.network].build(config.image_size, 0.0)
             weights = torch.load(where / "weights.pt", "cpu", weights_only=True)
             network.load_state_dict(weights)
+            gate = Gate.from_dict(torch.load(where / "gate.pt", "cpu", weights_only=True))
     except (MlflowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise ModelError(f"cannot read model {uri!r} ({reason}): check the URI") from None
@@ -181,7 +190,7 @@ def load_model(uri: str) -> LoadedModel:
     ) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ModelError(f"model {uri!r} was not logged by this package: {reason}") from None
-    return LoadedModel(network.eval(), config, location.uri, location.run_id)
+    return LoadedModel(network.eval(), config, location.uri, location.run_id, gate)
 
 
 def _public_version(package: str) -> str:
@@ -196,8 +205,11 @@ _SIGNATURE = ModelSignature(
             ColSpec("string", "label"),
             ColSpec("double", "probability", required=False),
             ColSpec("double", "threshold"),
-            ColSpec("string", "error"),
+            ColSpec("string", "status"),
+            ColSpec("string", "reason"),
         ]
     ),
-    params=ParamSchema([ParamSpec("threshold", "double", None)]),
+    params=ParamSchema(
+        [ParamSpec("threshold", "double", None), ParamSpec("gate", "boolean", default=True)]
+    ),
 )

@@ -10,6 +10,7 @@ from pneumonia.evaluation.document import as_html, as_markdown
 from pneumonia.evaluation.figures import learning_curves
 from pneumonia.evaluation.intervals import Interval
 from pneumonia.tracking.epochs import log_best
+from pneumonia.tracking.input_gate import fitted_gate, log_gate_rates
 from pneumonia.tracking.model_card import model_card
 from pneumonia.tracking.models import ModelConfig, log_model
 from pneumonia.tracking.operating_point import log_operating_point
@@ -77,17 +78,23 @@ def log_result(
     config, point, stressed = log_operating_point(
         run, trained.network, uncalibrated, images["validation"], settings
     )
+    gate = fitted_gate(trained.network, images, settings)
     scored = {
         role: log_scores(run, trained.network, config, images[role], role, settings.device)
         for role in ("validation", "test")
     }
     test = scored["test"]
+    rejected = log_gate_rates(run, trained.network, gate, images["test"], "test", settings.device)
     stress = stressed.summary(point.threshold)
     example = images["test"].files[0].path.read_bytes()
-    uri = log_model(run, trained.network.cpu(), config, step=trained.best_epoch, example=example)
+    uri = log_model(
+        run, trained.network.cpu(), config, gate, step=trained.best_epoch, example=example
+    )
     chosen_by = trained.best[f"val/{settings.metric}"]
     warning = "; ".join(filter(None, (data.warning, point.warning)))
-    card = model_card(run.id, data, settings, trained, config, point, stressed, test, warning)
+    card = model_card(
+        run.id, data, settings, trained, config, point, stressed, test, rejected, warning
+    )
     title = f"{settings.network} on {data.name}"
     run.log_text(as_html(title, card, run.figures), "report.html")
     told = (synthetic, warning, point.threshold, point.rule, stress, test.times_scored)

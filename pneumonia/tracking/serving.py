@@ -18,18 +18,20 @@ from mlflow.exceptions import MlflowException
 from mlflow.pyfunc.model import PythonModel
 from torch import nn
 
-from pneumonia.data.decode import Preprocessing, decode, network_input
+from pneumonia.data.decode import Preprocessing, decode_checked, network_input
 from pneumonia.data.limits import UnreadableImageError
 from pneumonia.evaluation.decide import decide
+from pneumonia.evaluation.gate import Gate, layer_features
 
 _BATCH_SIZE = 64
+_COLUMNS = ("label", "probability", "threshold", "status", "reason")
 
 _SERVING_ENVIRONMENT = "_MLFLOW_IS_IN_SERVING_ENVIRONMENT"
 """Set by MLflow's scoring server, wherever it runs; MLflow has no public name for it."""
 
 
 class XrayClassifier(PythonModel):
-    """Answers a row an image: label, probability, threshold and error."""
+    """Answers a row an image: label, probability, threshold, status and reason."""
 
     def __init__(self, build: Callable[[int, float], nn.Module]) -> None:
         self.build = build
@@ -43,6 +45,8 @@ class XrayClassifier(PythonModel):
         weights = torch.load(context.artifacts["weights"], "cpu", weights_only=True)
         self.network.load_state_dict(weights)
         self.network.eval()
+        gate = torch.load(context.artifacts["gate"], "cpu", weights_only=True)
+        self.gate = Gate.from_dict(gate)
 
     def predict(
         self,
@@ -58,17 +62,21 @@ class XrayClassifier(PythonModel):
                 or without line breaks or as a data URI. Where the model was loaded by
                 ``mlflow.pyfunc.load_model``, and not by a server, paths of files too.
             params: ``threshold``, the least probability called positive, 0–1; the model's own by
-                default.
+                default. ``gate``, whether images that look like no chest X-ray, or unlike those of
+                the training, get no probability; true by default.
 
         Returns:
-            Columns ``label``, ``probability`` (of the positive class), ``threshold`` and
-            ``error``; for an undecodable image an empty label, no probability, and the reason.
+            Columns ``label``, ``probability`` (of the positive class), ``threshold``, ``status``
+            and ``reason``. The status is ``ok``, ``warning`` for an unusual image, or, with an
+            empty label and no probability, ``rejected`` by the gate or ``error`` for an image that
+            cannot be decoded.
 
         Raises:
             MlflowException: The threshold is not between 0 and 1.
         """
         del context
-        asked = (params or {}).get("threshold")
+        params = params or {}
+        asked = params.get("threshold")
         threshold = float(self.config["threshold"] if asked is None else asked)
         if not 0 <= threshold <= 1:  # neither is NaN
             raise MlflowException.invalid_parameter_value(
@@ -77,37 +85,47 @@ class XrayClassifier(PythonModel):
         rows: list[dict[str, Any]] = []
         images = list(model_input["image"])
         for start in range(0, len(images), _BATCH_SIZE):
-            rows += self._rows(images[start : start + _BATCH_SIZE], threshold)
-        table = pd.DataFrame(rows, columns=["label", "probability", "threshold", "error"])
+            batch = images[start : start + _BATCH_SIZE]
+            rows += self._rows(batch, threshold, gate=bool(params.get("gate", True)))
+        table = pd.DataFrame(rows, columns=_COLUMNS)
         # NaN is not JSON: a missing probability is answered as null.
         missing = table["probability"].isna()
         return table.assign(probability=table["probability"].astype(object).mask(missing, None))
 
-    def _rows(self, images: list[Any], threshold: float) -> list[dict[str, Any]]:
+    def _rows(self, images: list[Any], threshold: float, *, gate: bool) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = []
         decoded = []
         for image in images:
-            row: dict[str, Any] = {
-                "label": "",
-                "probability": None,
-                "threshold": threshold,
-                "error": "",
-            }
+            row = dict(zip(_COLUMNS, ("", None, threshold, "ok", ""), strict=True))
             try:
-                decoded.append(torch.from_numpy(decode(_encoded(image), self.preprocessing).copy()))
+                grey, objection = decode_checked(_encoded(image), self.preprocessing)
             except UnreadableImageError as error:
-                row["error"] = str(error)
+                row |= {"status": "error", "reason": str(error)}
+            else:
+                decoded.append(torch.from_numpy(grey.copy()))
+                if gate and objection:
+                    row |= {"status": "rejected", "reason": objection}
             rows.append(row)
         if decoded:
-            with torch.inference_mode():
-                logits = self.network(network_input(torch.stack(decoded)))  # (B, 2)
-            scaled = logits.double().div(self.config["temperature"])
-            probabilities = iter(scaled.softmax(dim=1)[:, 1].tolist())
-            for row in rows:
-                if not row["error"]:
-                    row["probability"] = next(probabilities)
-                    row["label"] = self.config["class_names"][decide(row["probability"], threshold)]
+            found = zip(*self._score(torch.stack(decoded)), strict=True)
+            for row in (row for row in rows if row["status"] != "error"):
+                probability, rejected, warning = next(found)
+                if gate and (rejected or row["status"] == "rejected"):
+                    row |= {"status": "rejected", "reason": row["reason"] or rejected}
+                    continue
+                row["probability"] = probability
+                row["label"] = self.config["class_names"][decide(probability, threshold)]
+                if gate and warning:
+                    row |= {"status": "warning", "reason": warning}
         return rows
+
+    def _score(self, grey: torch.Tensor) -> tuple[list[float], list[str], list[str]]:
+        """Probabilities, and what the gate objects to and warns of, from uint8 (B, H, W)."""
+        with torch.inference_mode(), layer_features(self.network, self.gate.layer) as features:
+            logits = self.network(network_input(grey))  # (B, 2)
+        scaled = logits.double().div(self.config["temperature"])
+        rejected, warned = self.gate.objections(grey, self.gate.distance(features[0]))
+        return scaled.softmax(dim=1)[:, 1].tolist(), rejected, warned
 
 
 def _encoded(image: Any) -> bytes:

@@ -12,6 +12,7 @@ from pneumonia.errors import DataError, UsageError, nearest
 from pneumonia.evaluation.intervals import bootstrap_intervals
 from pneumonia.evaluation.metrics import classification_metrics
 from pneumonia.evaluation.predictions import Predictions
+from pneumonia.tracking.input_gate import log_gate_rates
 from pneumonia.tracking.models import LoadedModel
 from pneumonia.tracking.runs import NewRun, Run, parent_run
 from pneumonia.tracking.scores import Scores, log_scores
@@ -170,15 +171,14 @@ def evaluate_model(
     run.log_parameters({"model_uri": model.uri, "data": str(root), "split": split})
     run.log_parameters({"dataset/digest": digest, "threshold": threshold})
     run.tag({"model_uri": model.uri, "model.run_id": model.run_id or "", "data.digest": digest})
+    images = images_of(files, cache)
+    # A flat folder has no roles: all of it tests the model.
+    role = "test" if split == "test" or found.parts == {""} else f"{split}_split"
     scores = log_scores(
-        run,
-        model.network,
-        replace(config, threshold=threshold),
-        images_of(files, cache),
-        # A flat folder has no roles: all of it tests the model.
-        "test" if split == "test" or found.parts == {""} else f"{split}_split",
-        device,
+        run, model.network, replace(config, threshold=threshold), images, role, device
     )
+    if model.gate is not None:
+        log_gate_rates(run, model.network, model.gate, images, role, device)
     shown = ", ".join(f"{key} {value:.4f}" for key, value in scores.metrics.items())
     run.set_description(f"`{model.uri}` on {split} of `{root}` ({len(files):,} images): {shown}\n")
     return scores

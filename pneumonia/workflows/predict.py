@@ -2,11 +2,10 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from pneumonia.errors import UsageError
-from pneumonia.prediction.batch import Row, score
+from pneumonia.prediction.batch import PredictionCounts, Row, score
 from pneumonia.prediction.paths import find_paths
 from pneumonia.prediction.resume import kept_rows, partial_file, shard
 from pneumonia.prediction.rows import format_of, open_writer
@@ -14,19 +13,6 @@ from pneumonia.prediction.spark import score_on_spark
 from pneumonia.tracking.models import LoadedModel
 from pneumonia.tracking.runs import NewRun, parent_run
 from pneumonia.tracking.store import choose_experiment
-
-
-@dataclass(frozen=True, slots=True)
-class PredictionCounts:
-    """What became of the files.
-
-    Attributes:
-        results: Images by label; unreadable ones as ``error``.
-        skipped: Files in folders that are no images, by kind.
-    """
-
-    results: Counter[str] = field(default_factory=Counter)
-    skipped: Counter[str] = field(default_factory=Counter)
 
 
 def predict(
@@ -37,6 +23,7 @@ def predict(
     batch_size: int = 64,
     device: str = "auto",
     precision: str = "auto",
+    gate: bool = True,
     skipped: Counter[str] | None = None,
 ) -> Iterator[Row]:
     """Classify image files.
@@ -48,11 +35,14 @@ def predict(
         batch_size: Images a forward pass.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``; the labels are those of fp32.
+        gate: Whether images that look like no chest X-ray, or unlike those that the model was
+            trained on, get no probability.
         skipped: Counts by kind of the files in folders that are no images, added to.
 
     Yields:
-        One mapping an image, in order: ``path``, ``label``, ``probability`` of the positive class
-        (None for an unreadable file), ``threshold``, ``status``, ``error`` and ``model``.
+        One mapping an image, in order, with the keys of ``prediction.batch.COLUMNS``: ``path``,
+        ``label``, ``probability`` of the positive class (None where there is none), ``status``,
+        ``reason`` and others.
 
     Raises:
         DataError: A file or folder does not exist.
@@ -66,6 +56,7 @@ def predict(
         device=device,
         precision=precision,
         threshold=threshold,
+        gate=gate,
     ):
         yield from rows
 
@@ -81,6 +72,7 @@ def predict_to_file(
     batch_size: int = 64,
     device: str = "auto",
     precision: str = "auto",
+    gate: bool = True,
     resume: bool = False,
     part: str = "",
     on_batch: Callable[[int], None] = lambda _n_images: None,
@@ -97,6 +89,7 @@ def predict_to_file(
         batch_size: Images a forward pass.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``; the labels are those of fp32.
+        gate: As ``predict`` takes it.
         resume: Whether to keep the rows that a stopped job left, and classify the others only.
         part: ``K/N`` for every N-th file from the K-th on; empty for all.
         on_batch: Called with the number of images classified so far.
@@ -118,6 +111,7 @@ def predict_to_file(
         device=device,
         precision=precision,
         threshold=threshold,
+        gate=gate,
     )
     with open_writer(output, file_format) as write:
         if kept:
@@ -125,7 +119,8 @@ def predict_to_file(
             counts.results["there already"] = len(kept)
         for rows in scored:
             write(rows)
-            counts.results.update(row["label"] or row["status"] for row in rows)
+            for row in rows:
+                counts.add(row["label"], row["status"])
             on_batch(counts.results.total())
     if resume and output is not None:
         partial_file(output).unlink(missing_ok=True)
@@ -148,6 +143,7 @@ def predict_on_spark(
     *,
     stdin: Iterable[str] = (),
     threshold: float | None = None,
+    gate: bool = True,
     on_batch: Callable[[int], None] = lambda _n_images: None,
 ) -> PredictionCounts:
     """Classify image files on a Spark cluster, as ``score_on_spark`` says.
@@ -159,6 +155,7 @@ def predict_on_spark(
         master: The cluster.
         stdin: Lines of paths.
         threshold: Lowest probability called positive, 0–1; the model's own by default.
+        gate: As ``predict`` takes it.
         on_batch: Called with the number of images classified so far.
 
     Raises:
@@ -167,8 +164,9 @@ def predict_on_spark(
     """
     counts = PredictionCounts()
     files = find_paths(images, stdin, counts.skipped)
-    results = score_on_spark(model, files, output, master, threshold=threshold, on_batch=on_batch)
-    counts.results.update(results)
+    score_on_spark(
+        model, files, output, master, counts, threshold=threshold, gate=gate, on_batch=on_batch
+    )
     return counts
 
 
@@ -200,6 +198,7 @@ def log_prediction(
     with parent_run(new) as run:
         run.log_parameters({"model_uri": model.uri, "paths": " ".join(map(str, images))})
         run.log_metrics({f"count/{key}": count for key, count in counts.results.items()})
+        run.log_metrics({"count/warning": counts.warnings})
         run.tag({"model_uri": model.uri, "model.run_id": model.run_id or ""})
         if output is not None and output.is_file():
             run.log_file(output.name, output.read_bytes())
