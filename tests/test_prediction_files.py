@@ -6,6 +6,7 @@ import os
 import subprocess
 import threading
 from collections.abc import Callable
+from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -180,3 +181,42 @@ def test_a_file_whose_name_ends_in_a_carriage_return_is_found(
         "even",
         '"quoted"',
     ]
+
+
+class _Page(HTMLParser):
+    """Collects what a browser would load, the kinds of the items in order, and the text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loaded: list[str] = []
+        self.kinds: list[str] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        self.loaded += [str(found[name]) for name in ("src", "href") if name in found]
+        if tag == "li":
+            self.kinds.append(str(found["data-kind"]))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_a_worklist_begins_with_the_most_urgent(
+    xrays: Path, tmp_path: Path, predict: Predict
+) -> None:
+    (tmp_path / "<script>alert(1).png").write_bytes(b"no image")
+    output = tmp_path / "list.html"
+    result = predict(xrays / "test", *tmp_path.glob("*.png"), "--output", output)
+    assert result.exit_code == 1
+    page = _Page()
+    page.feed(output.read_text())
+    order = {"PNEUMONIA": 0, "rejected": 1, "error": 1, "NORMAL": 2}
+    assert [order[kind] for kind in page.kinds] == sorted(order[kind] for kind in page.kinds)
+    assert len(page.kinds) == len(list((xrays / "test").rglob("*.jpeg"))) + 1
+    assert page.kinds.count("error") == 1
+    assert len(page.loaded) == len(page.kinds) - 1
+    assert all(url.startswith("data:image/jpeg;base64,") for url in page.loaded)
+    assert "<script>alert(1).png" in page.text  # as text, not as a tag
+    assert "not a medical device" in page.text
+    assert predict(xrays / "test", "--output", output, "--resume").exit_code == 2

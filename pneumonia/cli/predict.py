@@ -35,8 +35,9 @@ _GATE = click.option(
 @click.option(
     "--format",
     "file_format",
-    type=click.Choice(["csv", "jsonl", "parquet"]),
-    help="Format of the rows; by default the ending of --output decides, else csv.",
+    type=click.Choice(["csv", "jsonl", "parquet", "html"]),
+    help="Format of the rows; by default the ending of --output decides, else csv. html is a page "
+    "of thumbnails, the most urgent first.",
 )
 @click.option(
     "--output",

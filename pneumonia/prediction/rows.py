@@ -1,4 +1,4 @@
-"""Writing rows as CSV, JSON lines or Parquet, as they come."""
+"""Writing rows as CSV, JSON lines or Parquet, as they come, or as a worklist."""
 
 import csv
 import json
@@ -14,12 +14,13 @@ from pneumonia.errors import DataError, UsageError
 from pneumonia.files import atomic_write
 from pneumonia.prediction.batch import COLUMNS, Row
 from pneumonia.prediction.resume import partial_file
+from pneumonia.prediction.worklist import worklist
 
 log = logging.getLogger(__name__)
 
 Write = Callable[[list[Row]], None]
 
-FORMATS = ("csv", "jsonl", "parquet")
+FORMATS = ("csv", "jsonl", "parquet", "html")
 _FORMAT_OF_ENDING = {
     "": "csv",
     ".csv": "csv",
@@ -29,6 +30,8 @@ _FORMAT_OF_ENDING = {
     ".ndjson": "jsonl",
     ".parquet": "parquet",
     ".pq": "parquet",
+    ".html": "html",
+    ".htm": "html",
 }
 
 
@@ -52,7 +55,9 @@ def format_of(output: Path | None, asked: str | None) -> str:
 
 
 @contextmanager
-def open_writer(output: Path | None, asked: str | None = None) -> Iterator[Write]:
+def open_writer(
+    output: Path | None, asked: str | None = None, *, positive: str = ""
+) -> Iterator[Write]:
     """Open a file, or standard output, to write rows to.
 
     A regular file is replaced once all rows are written, and links to it stay. If the block raises,
@@ -61,7 +66,8 @@ def open_writer(output: Path | None, asked: str | None = None) -> Iterator[Write
 
     Args:
         output: The file; None is standard output.
-        asked: ``csv``, ``jsonl`` or ``parquet``; by default the file's ending decides.
+        asked: ``csv``, ``jsonl``, ``parquet`` or ``html``; by default the file's ending decides.
+        positive: The label of the positive class, which comes first in a worklist (``html``).
 
     Yields:
         A function that writes a list of rows.
@@ -74,15 +80,15 @@ def open_writer(output: Path | None, asked: str | None = None) -> Iterator[Write
     if output is None:
         if file_format == "parquet" and sys.stdout.isatty():
             raise UsageError("parquet is not text: give --output FILE")
-        with _writer(file_format, sys.stdout) as write:
+        with _writer(file_format, sys.stdout, positive) as write:
             yield write
         return
     try:
         if _is_replaceable(output):
-            with _replacing(output.resolve(), file_format) as write:
+            with _replacing(output.resolve(), file_format, positive) as write:
                 yield write
         else:
-            with _open(output, file_format) as file, _writer(file_format, file) as write:
+            with _open(output, file_format) as file, _writer(file_format, file, positive) as write:
                 yield write
     except OSError as error:
         raise DataError(f"cannot write {str(output)!r}: {error.strerror}") from None
@@ -95,11 +101,14 @@ def _is_replaceable(output: Path) -> bool:
 
 
 @contextmanager
-def _replacing(target: Path, file_format: str) -> Iterator[Write]:
+def _replacing(target: Path, file_format: str, positive: str) -> Iterator[Write]:
     with atomic_write(target) as unfinished:
         n_rows = 0
         try:
-            with _open(unfinished, file_format) as file, _writer(file_format, file) as write:
+            with (
+                _open(unfinished, file_format) as file,
+                _writer(file_format, file, positive) as write,
+            ):
 
                 def write_and_count(rows: list[Row]) -> None:
                     nonlocal n_rows
@@ -123,10 +132,16 @@ def _open(path: Path, file_format: str) -> IO[Any]:
 
 
 @contextmanager
-def _writer(file_format: str, file: IO[Any]) -> Iterator[Write]:
+def _writer(file_format: str, file: IO[Any], positive: str) -> Iterator[Write]:
     with ExitStack() as stack:
         if file_format == "parquet":
             yield stack.enter_context(_parquet(getattr(file, "buffer", file)))
+        elif file_format == "html":
+            rows: list[Row] = []
+            try:
+                yield rows.extend
+            finally:  # of a job that was stopped, a page of what is finished
+                file.write(worklist(rows, positive))
         elif file_format == "csv":
             table = csv.DictWriter(_UnixLines(file), COLUMNS, lineterminator="\r\n")
             table.writeheader()

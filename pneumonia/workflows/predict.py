@@ -84,7 +84,8 @@ def predict_to_file(
         images: Files, folders to search for images, or ``-`` for paths in ``stdin``.
         output: The file to write; None is standard output.
         stdin: Lines of paths.
-        file_format: ``csv``, ``jsonl`` or ``parquet``; by default the file's ending decides.
+        file_format: ``csv``, ``jsonl``, ``parquet`` or ``html``; by default the file's ending
+            decides.
         threshold: Lowest probability called positive, 0–1; the model's own by default.
         batch_size: Images a forward pass.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
@@ -113,7 +114,7 @@ def predict_to_file(
         threshold=threshold,
         gate=gate,
     )
-    with open_writer(output, file_format) as write:
+    with open_writer(output, file_format, positive=model.config.class_names[1]) as write:
         if kept:
             write(kept)
             counts.results["there already"] = len(kept)
@@ -132,7 +133,10 @@ def _kept_rows(
 ) -> list[Row]:
     if output is None:
         raise UsageError("--resume needs --output FILE")
-    return kept_rows(output, format_of(output, file_format), model.uri, model.threshold(threshold))
+    rows_format = format_of(output, file_format)
+    if rows_format == "html":
+        raise UsageError("--resume cannot read a worklist: use csv, jsonl or parquet")
+    return kept_rows(output, rows_format, model.uri, model.threshold(threshold))
 
 
 def predict_on_spark(
