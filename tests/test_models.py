@@ -16,18 +16,21 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from click.testing import Result
+from mlflow import MlflowClient
 from PIL import Image
 
 from pneumonia.config.data import DataSettings
 from pneumonia.config.training import TrainingSettings
 from pneumonia.data.dataset import load_data_set
 from pneumonia.data.decode import Preprocessing
+from pneumonia.errors import UsageError
 from pneumonia.evaluation.grad_cam import grad_cam
 from pneumonia.evaluation.predict import RECOMPUTE_MARGIN
 from pneumonia.networks.registry import NETWORKS
-from pneumonia.prediction.batch import score
+from pneumonia.prediction.batch import PredictionCounts, score
+from pneumonia.prediction.spark import score_on_spark
 from pneumonia.tracking.model_source import scoring_source
-from pneumonia.tracking.models import load_model
+from pneumonia.tracking.models import load_model, runs_known_code
 from pneumonia.tracking.store import connect
 from pneumonia.training.loop import train
 
@@ -302,3 +305,41 @@ def test_modules_of_the_scoring_source_do_not_share_names() -> None:
         assert len(defined) > 50
         shared = {name for name in defined if defined.count(name) > 1}
         assert not shared
+
+
+@pytest.mark.parametrize("name", ["weights.pt", "config.json", "gate.pt"])
+def test_a_model_whose_files_were_changed_is_refused(
+    name: str, trained: SimpleNamespace, xrays: Path, run_cli: Cli
+) -> None:
+    client = MlflowClient(trained.tracking_uri)
+    version = client.get_model_version("resnet34", "1")
+    (file,) = trained.folder.glob(f"mlruns/**/{version.source.rpartition('/')[2]}/**/{name}")
+    whole = file.read_bytes()
+    logged = version.source
+    try:
+        file.write_bytes(whole.replace(b"resnet34", b"resnet43") + b" ")
+        for uri in (URI, logged):
+            result = run_cli(
+                *("predict", xrays / "val", "--model-uri", uri),
+                *("--tracking-uri", trained.tracking_uri),
+            )
+            assert result.exit_code == 1
+            assert f"the files of model '{uri}' are not those that were logged" in result.stderr
+    finally:
+        file.write_bytes(whole)
+    assert predict(run_cli, trained, xrays / "val").exit_code in (0, 3)
+
+
+def test_the_code_of_a_model_is_compared_before_it_runs(trained: SimpleNamespace) -> None:
+    connect(trained.tracking_uri)
+    model = load_model(URI)
+    assert runs_known_code(model)
+    (file,) = trained.folder.glob("mlruns/**/scoring.py")
+    whole = file.read_text()
+    try:
+        file.write_text(whole + "print('mine')\n")
+        assert not runs_known_code(model)
+        with pytest.raises(UsageError, match="add --trust-model-code"):
+            score_on_spark(model, [], Path("rows"), "local[1]", PredictionCounts())
+    finally:
+        file.write_text(whole)

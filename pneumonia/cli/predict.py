@@ -80,6 +80,11 @@ _GATE = click.option(
     help="Score on a Spark cluster, such as spark://HOST:7077 or local[4]; --output is a folder of "
     "Parquet files, and images whose rows it holds are left out.",
 )
+@click.option(
+    "--trust-model-code",
+    is_flag=True,
+    help="With --spark, run a model's own scoring source even if it is not this version's.",
+)
 @tracking_options
 def predict(
     model_uri: str,
@@ -95,6 +100,7 @@ def predict(
     gate: bool,
     track: bool,
     spark: str | None,
+    trust_model_code: bool,
     tracking_uri: str | None,
     experiment_name: str | None,
 ) -> None:
@@ -127,6 +133,7 @@ def predict(
             stdin=sys.stdin,
             threshold=threshold,
             gate=gate,
+            trust_model_code=trust_model_code,
             on_batch=_show_count,
         )
         if spark is not None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pneumonia import __version__
 from pneumonia.errors import DataError, UsageError
 from pneumonia.prediction.batch import COLUMNS, PredictionCounts
-from pneumonia.tracking.models import LoadedModel
+from pneumonia.tracking.models import LoadedModel, runs_known_code
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -31,6 +31,7 @@ def score_on_spark(
     *,
     threshold: float | None = None,
     gate: bool = True,
+    trust_model_code: bool = False,
     on_batch: Callable[[int], None] = lambda _n_images: None,
 ) -> None:
     """Score images by ``mlflow.pyfunc.spark_udf``, and append their rows to a Parquet folder.
@@ -49,13 +50,19 @@ def score_on_spark(
         threshold: Lowest probability called positive, 0–1; the model's own by default.
         gate: Whether images that look like no chest X-ray, or unlike those that the model was
             trained on, get no probability.
+        trust_model_code: Whether to run a scoring source that is not this package's own.
         on_batch: Called with the number of images scored so far.
 
     Raises:
         DataError: The output holds another model's rows, or the cluster fails.
-        UsageError: pyspark is not installed, or the threshold is not 0–1.
+        UsageError: pyspark is not installed, the threshold is not 0–1, or the model has other code.
     """
     least = model.threshold(threshold)
+    if not (trust_model_code or runs_known_code(model)):
+        raise UsageError(
+            f"--spark runs the code stored with {model.uri}, which is not that of this version of "
+            "the package: add --trust-model-code if you know where the model comes from"
+        )
     try:
         from pyspark.errors import PySparkException
         from pyspark.sql import SparkSession

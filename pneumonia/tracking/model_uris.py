@@ -28,6 +28,9 @@ _FORMS = (
 )
 _LISTED = 5
 
+DIGEST_TAG = "model.sha256"
+"""Tag of a logged model and of a version: the digest of the model's files."""
+
 
 @dataclass(frozen=True, slots=True)
 class ModelLocation:
@@ -39,6 +42,7 @@ class ModelLocation:
         run_id: The run that logged it; None where that is not known.
         model_id: MLflow's id of the logged model; empty where that is not known.
         registered: Whether the URI is that of a registered version.
+        sha256: Digest of the model's files that the store recorded; empty where it has none.
     """
 
     uri: str
@@ -46,6 +50,7 @@ class ModelLocation:
     run_id: str | None
     model_id: str = ""
     registered: bool = False
+    sha256: str = ""
 
 
 def locate_model(uri: str) -> ModelLocation:
@@ -62,7 +67,8 @@ def locate_model(uri: str) -> ModelLocation:
         version = find_version(uri)
         uri = f"models:/{version.name}/{version.version}"
         run_id = version.run_id or version.tags.get("run_id")
-        return ModelLocation(uri, uri, run_id, registered=True)
+        recorded = version.tags.get(DIGEST_TAG, "")
+        return ModelLocation(uri, uri, run_id, registered=True, sha256=recorded)
     if uri.startswith("runs:/"):
         return _model_of_run(uri)
     folder = Path(url2pathname(urlsplit(uri).path)) if uri.startswith("file:") else Path(uri)
@@ -112,7 +118,10 @@ def find_version(uri: str) -> ModelVersion:
 
 
 def _location_of(model: LoggedModel, uri: str) -> ModelLocation:
-    return ModelLocation(uri, model.artifact_location, model.source_run_id, model.model_id)
+    recorded = model.tags.get(DIGEST_TAG, "")
+    return ModelLocation(
+        uri, model.artifact_location, model.source_run_id, model.model_id, sha256=recorded
+    )
 
 
 def _logged_model(model_id: str) -> LoggedModel:

@@ -6,6 +6,7 @@ import pickle
 import re
 import tempfile
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
 
@@ -22,10 +23,11 @@ from pneumonia.errors import ModelError, UsageError, nearest
 from pneumonia.evaluation.gate import Gate
 from pneumonia.networks.registry import NETWORKS
 from pneumonia.tracking.model_source import scoring_source
-from pneumonia.tracking.model_uris import locate_model
+from pneumonia.tracking.model_uris import DIGEST_TAG, locate_model
 from pneumonia.tracking.paging import search_all
 from pneumonia.tracking.runs import Run
 
+_FILES = ("weights.pt", "config.json", "gate.pt")
 _REQUIRED = ("torch", "torchvision", "pillow", "numpy", "pandas", "mlflow")
 
 
@@ -67,6 +69,7 @@ class LoadedModel:
     uri: str
     run_id: str | None
     gate: Gate | None = None
+    folder: str = ""
 
     def threshold(self, asked: float | None) -> float:
         """The threshold asked for, else the model's own.
@@ -122,6 +125,7 @@ def _log_once(
         torch.save(gate.as_dict(), folder / "gate.pt")
         (folder / "config.json").write_text(json.dumps(asdict(config)), encoding="utf-8")
         (folder / "scoring.py").write_text(scoring_source(config.network), encoding="utf-8")
+        digest = digest_of(folder)
         created = client.create_logged_model(
             run.experiment_id,
             # Folder names hold more than MLflow allows in the name of a model.
@@ -129,6 +133,7 @@ def _log_once(
             source_run_id=run.id,
             params=dict(client.get_run(run.id).data.params),
             model_type="classifier",
+            tags={DIGEST_TAG: digest},
         )
         # What mlflow.pyfunc.log_model calls, which knows the active run only.
         info = Model.log(
@@ -157,7 +162,8 @@ def load_model(uri: str) -> LoadedModel:
         uri: In any form of ``model_uris``.
 
     Raises:
-        ModelError: It names nothing, or what it names is not one of our models.
+        ModelError: It names nothing, what it names is not one of our models, or its files are not
+            those that were logged.
     """
     location = locate_model(uri)
     # A bar for three files, which is over at once.
@@ -166,6 +172,16 @@ def load_model(uri: str) -> LoadedModel:
         with tempfile.TemporaryDirectory() as folder:
             stored_in = f"{location.folder}/artifacts"
             where = Path(mlflow.artifacts.download_artifacts(stored_in, dst_path=folder))
+            if location.sha256 and digest_of(where) != location.sha256:
+                raise ModelError(
+                    f"the files of model {uri!r} are not those that were logged: their digest "
+                    f"differs from the tag {DIGEST_TAG!r}; register it anew, or restore them"
+                )
+            if (where / "config.json").is_file() and not (where / "gate.pt").is_file():
+                raise ModelError(
+                    f"model {uri!r} has no input gate, for an earlier version logged it: train it "
+                    "anew"
+                )
             stored = json.loads((where / "config.json").read_text(encoding="utf-8"))
             stored["class_names"] = tuple(stored["class_names"])
             config = ModelConfig(**stored)
@@ -190,7 +206,22 @@ def load_model(uri: str) -> LoadedModel:
     ) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ModelError(f"model {uri!r} was not logged by this package: {reason}") from None
-    return LoadedModel(network.eval(), config, location.uri, location.run_id, gate)
+    return LoadedModel(network.eval(), config, location.uri, location.run_id, gate, location.folder)
+
+
+def digest_of(folder: Path) -> str:
+    """Digest of what decides a model's answers, in a folder that holds it: ``_FILES``."""
+    digest = sha256()
+    for name in _FILES:
+        digest.update(sha256((folder / name).read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def runs_known_code(model: LoadedModel) -> bool:
+    """Whether the scoring source stored with a model is that of this version of the package."""
+    with tempfile.TemporaryDirectory() as folder:
+        stored = mlflow.artifacts.download_artifacts(f"{model.folder}/scoring.py", dst_path=folder)
+        return Path(stored).read_text(encoding="utf-8") == scoring_source(model.config.network)
 
 
 def _public_version(package: str) -> str:

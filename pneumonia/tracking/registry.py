@@ -17,7 +17,7 @@ from mlflow.exceptions import MlflowException
 from pneumonia.config.training import is_better
 from pneumonia.errors import CheckError, ModelError, UsageError
 from pneumonia.files import state_folder
-from pneumonia.tracking.model_uris import find_version, locate_model
+from pneumonia.tracking.model_uris import DIGEST_TAG, find_version, locate_model
 from pneumonia.tracking.paging import search_all
 from pneumonia.tracking.runs import Run
 
@@ -59,11 +59,15 @@ def register(
     values = {f"val.{key}": repr(validation[key]) for key in dict.fromkeys((metric, *_CHECKED))}
     own = {**tags, "run_id": run.id, "metric": metric, **values}
 
+    def digest_tag() -> dict[str, str]:
+        logged = client.get_logged_model(model_uri.removeprefix("models:/"))
+        return {DIGEST_TAG: logged.tags[DIGEST_TAG]}
+
     def version_of_the_run() -> str:
         for version in search_all(client.search_model_versions, f"name='{name}'"):
             if version.tags.get("run_id") == run.id:
                 return str(version.version)
-        return str(mlflow.register_model(model_uri, name, tags=own).version)
+        return str(mlflow.register_model(model_uri, name, tags=own | digest_tag()).version)
 
     def describe() -> None:
         client.update_model_version(name, number, description)
