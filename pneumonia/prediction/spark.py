@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _IMAGES_A_JOB = 5_000
 """Images whose rows are written together; a job that is stopped loses those under way at most."""
 
-_RESULT = "label string, probability double, threshold double, status string, reason string"
+RESULT_TYPE = "label string, probability double, threshold double, status string, reason string"
 
 
 def score_on_spark(
@@ -128,7 +128,7 @@ def _scorer(
     classify = mlflow.pyfunc.spark_udf(
         spark,
         model.uri,
-        result_type=_RESULT,
+        result_type=RESULT_TYPE,
         env_manager="local",
         params={"threshold": threshold, "gate": gate},
     )
