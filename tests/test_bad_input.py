@@ -133,6 +133,7 @@ def test_an_unreadable_image_stops_training_before_it_starts(
     assert "--skip-unreadable" in error
 
 
+@pytest.mark.slow
 def test_what_may_be_skipped_is_counted_and_trained_without(data: Path, train: Cli) -> None:
     put(data / "train" / "NORMAL", *UNREADABLE)
     leaked = next((data / "train" / "PNEUMONIA").iterdir())
@@ -484,6 +485,7 @@ def test_a_disk_that_fills_up_leaves_no_half_cache(
     assert not [path for path in new_cache.iterdir() if path.suffix != ".lock"]
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("forks")
 def test_a_stopped_run_is_killed_and_keeps_what_it_logged(
     workplace: Path, store: str, xrays: Path, forks: Forks

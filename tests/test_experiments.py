@@ -61,6 +61,7 @@ def test_a_training_run_holds_everything(trained: SimpleNamespace) -> None:
     assert "models:/resnet34/1" in run.data.tags["mlflow.note.content"]
 
 
+@pytest.mark.slow
 def test_a_search_keeps_every_trial_and_scores_only_the_winner_on_test(
     workplace: Path, xrays: Path, run_cli: Cli
 ) -> None:
@@ -117,6 +118,7 @@ def test_a_search_ends_in_time_and_keeps_its_study_where_told(
     assert not (workplace / "optuna.db").exists()
 
 
+@pytest.mark.slow
 def test_a_failing_trial_is_recorded_and_does_not_end_the_study(
     workplace: Path, xrays: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:

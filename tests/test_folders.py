@@ -265,6 +265,7 @@ def test_a_test_folder_without_both_classes_is_named_and_may_be_left_out(
     assert reason in of_test.stderr
 
 
+@pytest.mark.slow
 def test_a_search_does_not_try_batches_larger_than_the_training_set(
     workplace: Path, flat: Path, run_cli: Cli
 ) -> None:
@@ -282,6 +283,7 @@ def test_a_search_does_not_try_batches_larger_than_the_training_set(
     assert states.count("complete") >= 6
 
 
+@pytest.mark.slow
 def test_initial_weights_are_not_asked_for_again_on_resuming(
     workplace: Path, xrays: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -212,6 +212,8 @@ def test_rejection_rates_are_logged(trained: SimpleNamespace) -> None:
     import mlflow
 
     mlflow.set_tracking_uri(trained.tracking_uri)
-    (run,) = mlflow.search_runs(search_all_experiments=True, output_format="list")
+    (run,) = mlflow.search_runs(
+        search_all_experiments=True, filter_string="tags.kind = 'train'", output_format="list"
+    )
     assert 0 <= run.data.metrics["test/gate_rejected"] <= 1
     assert 0 <= run.data.metrics["test/gate_warned"] <= 1

@@ -73,6 +73,7 @@ def test_evaluate_and_explain_take_the_same_forms(
     assert result.exit_code == 0, result.stderr
 
 
+@pytest.mark.slow
 def test_the_uri_that_an_unregistered_training_prints_is_taken(
     xrays: Path, workplace: Path, run_cli: Cli
 ) -> None:

@@ -54,6 +54,7 @@ def search(
     return study.trials, parent, children
 
 
+@pytest.mark.slow
 def test_a_trial_below_the_median_is_pruned_after_the_second_epoch(
     workplace: Path, xrays: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:

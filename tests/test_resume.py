@@ -195,6 +195,7 @@ def test_a_stopped_run_goes_on_in_the_same_run(
     assert "has finished" in again.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("state")
 def test_a_search_that_was_stopped_goes_on_in_the_same_trial(
     workplace: Path, xrays: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch

@@ -52,6 +52,7 @@ def test_networks_answer_two_logits_at_other_sizes(name: str) -> None:
     assert any(key.startswith(NETWORKS[name].head) for key in network.state_dict())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("network", "precision"), [("resnet34", "fp32"), ("simple_cnn", "bf16")])
 def test_the_same_seed_gives_the_same_bits(
     network: str, precision: str, images: dict[str, Images]
@@ -123,6 +124,7 @@ def test_training_computes_what_a_plain_loop_does(
         assert epoch["train/loss"] == pytest.approx(np.mean(losses), abs=2e-3), epoch
 
 
+@pytest.mark.slow
 def test_the_best_epochs_weights_are_kept(images: dict[str, Images]) -> None:
     """The returned network scores as the best epoch did, and better than the last one."""
     settings = QUICK.with_values(
