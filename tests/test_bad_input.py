@@ -343,7 +343,10 @@ def test_a_wrong_option_is_refused_with_the_right_one(
         ("training = 3", "training = 3: write a table [training]"),
         ("space = 3", "space = 3: write a table [space]"),
         ("[training\n", "not TOML"),
+        ("a = " + "[" * 5_000, "not an experiment: it is nested too deeply"),
+        ("a." * 10_000 + "b = 1", "20,005 bytes, over the 20,000 of any experiment file"),
     ],
+    ids=lambda value: value[:20],
 )
 def test_a_wrong_experiment_file_is_named_with_its_key(
     text: str, says: str, tmp_path: Path, xrays: Path, train: Cli

@@ -13,6 +13,9 @@ from pneumonia.errors import PneumoniaError, UsageError, nearest
 
 AUTO = "auto"
 
+_LARGEST = 20_000
+"""Bytes; the time that the parser takes grows with the square of a key's parts."""
+
 
 class Experiment(Settings):
     """What to run.
@@ -60,10 +63,14 @@ def load_experiment(name: str, overrides: Mapping[str, Any]) -> Experiment:
     path = Path(name) if name.endswith(".toml") else files.get(name)
     if path is None or not path.is_file():
         raise UsageError(f"no experiment {name!r}: {nearest(name, files)}")
+    if (size := path.stat().st_size) > _LARGEST:
+        raise UsageError(f"{path}: {size:,} bytes, over the {_LARGEST:,} of any experiment file")
     try:
         experiment = _parse(path.stem, tomllib.loads(path.read_text(encoding="utf-8")))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: not TOML: {error}") from None
+    except RecursionError:
+        raise UsageError(f"{path}: not an experiment: it is nested too deeply") from None
     except PneumoniaError as error:
         raise UsageError(f"{path}: {error}") from None
     check_names(overrides, [*TrainingSettings.model_fields, *DataSettings.model_fields])

@@ -178,6 +178,7 @@ def _padchest(
             listed = ast.literal_eval(row["labels"])
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             listed = []
+        listed = listed if isinstance(listed, list) else []  # a number, say
         found = {str(name).strip().casefold() for name in listed if name}
         label = _label(found, wanted, {"normal"}, seen, left_out)
         if label is not None:
