@@ -343,3 +343,22 @@ def test_the_code_of_a_model_is_compared_before_it_runs(trained: SimpleNamespace
             score_on_spark(model, [], Path("rows"), "local[1]", PredictionCounts())
     finally:
         file.write_text(whole)
+
+
+def test_a_stated_prevalence_moves_probabilities_and_no_label(
+    trained: SimpleNamespace, xrays: Path, run_cli: Cli
+) -> None:
+    before = rows_of(predict(run_cli, trained, xrays / "test"))
+    rare = rows_of(predict(run_cli, trained, xrays / "test", "--prevalence", "0.01"))
+    connect(trained.tracking_uri)
+    fitted_at = load_model(URI).config.prevalence
+    assert 0 < fitted_at < 1
+    for old, new in zip(before, rare, strict=True):
+        assert (old["label"], old["status"]) == (new["label"], new["status"])
+        for column in ("probability", "threshold"):
+            if old[column]:
+                # Bayes' rule: the likelihood ratio stays, the odds of being ill differ.
+                p = float(old[column])
+                ill, well = p / fitted_at * 0.01, (1 - p) / (1 - fitted_at) * 0.99
+                assert float(new[column]) == pytest.approx(ill / (ill + well), abs=1e-9)
+    assert predict(run_cli, trained, xrays / "test", "--prevalence", "0").exit_code == 2

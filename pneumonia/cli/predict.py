@@ -73,6 +73,12 @@ _GATE = click.option(
     "--shard", default="", metavar="K/N", help="Classify part K of N of the images: one a machine."
 )
 @_GATE
+@click.option(
+    "--prevalence",
+    type=FloatInRange(0, 1, min_open=True, max_open=True),
+    help="Share of pneumonia where the model is used: probabilities and threshold are re-weighted "
+    "for it, and labels stay.",
+)
 @click.option("--track", is_flag=True, help="Log the batch as an MLflow run.")
 @click.option(
     "--spark",
@@ -98,6 +104,7 @@ def predict(
     resume: bool,
     shard: str,
     gate: bool,
+    prevalence: float | None,
     track: bool,
     spark: str | None,
     trust_model_code: bool,
@@ -128,7 +135,7 @@ def predict(
         predict_on_spark(
             model,
             paths,
-            _folder_for_spark(output, track or resume or bool(shard)),
+            _folder_for_spark(output, track or resume or bool(shard) or prevalence is not None),
             spark,
             stdin=sys.stdin,
             threshold=threshold,
@@ -148,6 +155,7 @@ def predict(
             device=device,
             precision=precision,
             gate=gate,
+            prevalence=prevalence,
             resume=resume,
             part=shard,
             on_batch=_show_count,
@@ -172,7 +180,9 @@ def _folder_for_spark(output: Path | None, others: bool) -> Path:
     if output is None or output.is_file():
         raise UsageError("--spark needs --output FOLDER")
     if others:
-        raise UsageError("--track, --resume and --shard are for files: leave them out with --spark")
+        raise UsageError(
+            "--track, --resume, --shard and --prevalence are for files: leave them out with --spark"
+        )
     return output
 
 

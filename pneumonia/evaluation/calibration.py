@@ -49,6 +49,26 @@ def fit_temperature(
     return float(np.exp(found.x))
 
 
+def at_prevalence(
+    probability: NDArray[np.float64], fitted_at: float, stated: float
+) -> NDArray[np.float64]:
+    """Re-weight calibrated probabilities for another prevalence (Saerens et al. 2002, eq. 4).
+
+    It assumes that ill and healthy people look there as they do in the validation images, and only
+    their shares differ. Another scanner, age group or pathogen breaks that. The order of images
+    does not change.
+
+    Args:
+        probability: Probability of the positive class, float64, any shape, 0–1.
+        fitted_at: Share of positive images that the probabilities were calibrated for, 0–1.
+        stated: Share of positive images where the model is used, 0–1; neither is 0 or 1.
+    """
+    clipped = np.clip(probability, _SMALLEST, 1 - _SMALLEST)
+    shift = logit(stated) - logit(fitted_at)
+    result: NDArray[np.float64] = expit(logit(clipped) + shift)
+    return result
+
+
 def reliability(
     truth: Labels, probability: Probabilities, n_bins: int = 10
 ) -> list[tuple[float, float, int]]:

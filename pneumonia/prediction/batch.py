@@ -1,8 +1,9 @@
 """Batch scoring: decoding runs ahead of the forward pass, and memory stays flat."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import torch
 from pneumonia import __version__
 from pneumonia.cores import shared_cores
 from pneumonia.data.decode_ahead import DecodedFile, decode_ahead
+from pneumonia.errors import UsageError
+from pneumonia.evaluation.calibration import at_prevalence
 from pneumonia.evaluation.decide import decide
 from pneumonia.evaluation.predict import Predictor
 from pneumonia.tracking.models import LoadedModel
@@ -73,6 +76,7 @@ def score(
     precision: str = "auto",
     threshold: float | None = None,
     gate: bool = True,
+    prevalence: float | None = None,
 ) -> Iterator[list[Row]]:
     """Score images batch by batch, in order.
 
@@ -85,6 +89,8 @@ def score(
         threshold: Lowest probability called positive, 0–1; the model's own by default.
         gate: Whether images that look like no chest X-ray, or unlike those that the model was
             trained on, get no probability.
+        prevalence: Share of positive images where the model is used, 0–1: probabilities and
+            threshold are re-weighted for it, as ``at_prevalence`` does, and labels stay.
 
     Yields:
         Rows with the keys ``COLUMNS``.
@@ -94,13 +100,14 @@ def score(
         UsageError: This machine has no such device or precision, or the threshold is not 0–1.
     """
     least = model.threshold(threshold)
+    reweighted = partial(reweight, model, prevalence=prevalence)
     engine = choose_engine(device, precision)
     remedy = f"try --batch-size {max(1, batch_size // 2)}, not {batch_size}"
     with (
         shared_cores(engine.device) as adapt_threads,
         out_of_memory_as_error(engine.device, remedy),
     ):
-        scorer = _Scorer(model, engine, least, gate=gate)
+        scorer = _Scorer(model, engine, least, reweighted, gate=gate)
         # While one batch is in the forward pass, the next two are decoded.
         decoded = decode_ahead(files, model.config.preprocessing, window=2 * batch_size, check=True)
         while batch := list(islice(decoded, batch_size)):
@@ -108,10 +115,37 @@ def score(
             adapt_threads()
 
 
+def reweight(model: LoadedModel, probability: float, *, prevalence: float | None) -> float:
+    """A probability of a model, or its threshold, at a stated prevalence; None changes nothing.
+
+    Raises:
+        UsageError: The prevalence is not between 0 and 1.
+    """
+    if prevalence is None:
+        return probability
+    if not 0 < prevalence < 1:
+        raise UsageError(
+            f"prevalence = {prevalence} is out of range: give more than 0, less than 1"
+        )
+    if probability in (0, 1):  # a threshold that all images pass, or none
+        return probability
+    fitted_at = model.config.prevalence
+    return float(at_prevalence(np.array(probability), fitted_at, prevalence))
+
+
 class _Scorer:
     """From decoded files to their rows."""
 
-    def __init__(self, model: LoadedModel, engine: Engine, threshold: float, *, gate: bool) -> None:
+    def __init__(
+        self,
+        model: LoadedModel,
+        engine: Engine,
+        threshold: float,
+        reweighted: Callable[[float], float],
+        *,
+        gate: bool,
+    ) -> None:
+        self.reweighted = reweighted
         self.gate = model.gate if gate else None
         self.checked = gate
         self.threshold = threshold
@@ -122,7 +156,7 @@ class _Scorer:
         self.constant = {
             "label": "",
             "probability": None,
-            "threshold": threshold,
+            "threshold": reweighted(threshold),
             "status": "ok",
             "reason": "",
             "model": model.uri,
@@ -148,7 +182,7 @@ class _Scorer:
                 row |= {"status": "rejected", "reason": row["reason"] or against}
                 continue
             label = self.class_names[decide(probability, self.threshold)]
-            row |= {"probability": probability, "label": label}
+            row |= {"probability": self.reweighted(probability), "label": label}
             if warning:
                 row |= {"status": "warning", "reason": warning}
         return rows

@@ -44,6 +44,7 @@ class ModelConfig:
         threshold_rule: How it was chosen.
         temperature: What the network's logits are divided by, so that probabilities mean what
             they say.
+        prevalence: Share of positive images that they mean it for.
     """
 
     network: str
@@ -53,6 +54,7 @@ class ModelConfig:
     threshold: float = 0.5
     threshold_rule: str = "0.5"
     temperature: float = 1.0
+    prevalence: float = 0.5
 
     @property
     def preprocessing(self) -> Preprocessing:

@@ -74,7 +74,11 @@ def log_operating_point(
         }
     )
     chosen = replace(
-        config, threshold=point.threshold, threshold_rule=point.rule, temperature=temperature
+        config,
+        threshold=point.threshold,
+        threshold_rule=point.rule,
+        temperature=temperature,
+        prevalence=float(truth.mean()),
     )
     return chosen, point, stress
 

@@ -44,7 +44,7 @@ class XrayClassifier(PythonModel):
         self.network = self.build(self.config["image_size"], 0.0)
         weights = torch.load(context.artifacts["weights"], "cpu", weights_only=True)
         self.network.load_state_dict(weights)
-        self.network.eval()
+        self.network.eval().to(memory_format=torch.channels_last)  # as its input is
         gate = torch.load(context.artifacts["gate"], "cpu", weights_only=True)
         self.gate = Gate.from_dict(gate)
 

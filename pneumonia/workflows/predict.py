@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from pneumonia.errors import UsageError
-from pneumonia.prediction.batch import PredictionCounts, Row, score
+from pneumonia.prediction.batch import PredictionCounts, Row, reweight, score
 from pneumonia.prediction.paths import find_paths
 from pneumonia.prediction.resume import kept_rows, partial_file, shard
 from pneumonia.prediction.rows import format_of, open_writer
@@ -24,6 +24,7 @@ def predict(
     device: str = "auto",
     precision: str = "auto",
     gate: bool = True,
+    prevalence: float | None = None,
     skipped: Counter[str] | None = None,
 ) -> Iterator[Row]:
     """Classify image files.
@@ -37,6 +38,8 @@ def predict(
         precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``; the labels are those of fp32.
         gate: Whether images that look like no chest X-ray, or unlike those that the model was
             trained on, get no probability.
+        prevalence: Share of positive images where the model is used, 0–1: probabilities and
+            threshold are re-weighted for it, and labels stay.
         skipped: Counts by kind of the files in folders that are no images, added to.
 
     Yields:
@@ -57,6 +60,7 @@ def predict(
         precision=precision,
         threshold=threshold,
         gate=gate,
+        prevalence=prevalence,
     ):
         yield from rows
 
@@ -73,6 +77,7 @@ def predict_to_file(
     device: str = "auto",
     precision: str = "auto",
     gate: bool = True,
+    prevalence: float | None = None,
     resume: bool = False,
     part: str = "",
     on_batch: Callable[[int], None] = lambda _n_images: None,
@@ -91,6 +96,7 @@ def predict_to_file(
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``; the labels are those of fp32.
         gate: As ``predict`` takes it.
+        prevalence: As ``predict`` takes it.
         resume: Whether to keep the rows that a stopped job left, and classify the others only.
         part: ``K/N`` for every N-th file from the K-th on; empty for all.
         on_batch: Called with the number of images classified so far.
@@ -102,7 +108,8 @@ def predict_to_file(
             format contradicts the file's ending.
     """
     counts = PredictionCounts()
-    kept = _kept_rows(model, output, file_format, threshold) if resume else []
+    least = reweight(model, model.threshold(threshold), prevalence=prevalence)
+    kept = _kept_rows(model, output, file_format, least) if resume else []
     done = {row["path"] for row in kept}
     files = shard(find_paths(images, stdin, counts.skipped), part)
     scored = score(
@@ -113,6 +120,7 @@ def predict_to_file(
         precision=precision,
         threshold=threshold,
         gate=gate,
+        prevalence=prevalence,
     )
     with open_writer(output, file_format, positive=model.config.class_names[1]) as write:
         if kept:
@@ -129,14 +137,14 @@ def predict_to_file(
 
 
 def _kept_rows(
-    model: LoadedModel, output: Path | None, file_format: str | None, threshold: float | None
+    model: LoadedModel, output: Path | None, file_format: str | None, threshold: float
 ) -> list[Row]:
     if output is None:
         raise UsageError("--resume needs --output FILE")
     rows_format = format_of(output, file_format)
     if rows_format == "html":
         raise UsageError("--resume cannot read a worklist: use csv, jsonl or parquet")
-    return kept_rows(output, rows_format, model.uri, model.threshold(threshold))
+    return kept_rows(output, rows_format, model.uri, threshold)
 
 
 def predict_on_spark(
