@@ -12,8 +12,10 @@ import optuna
 import pytest
 from click.testing import Result
 
+from pneumonia.cli import cli
 from pneumonia.config.experiment import experiment_files, load_experiment
 from pneumonia.errors import UsageError
+from pneumonia.tracking.epochs import epoch_line
 
 Cli = Callable[..., Result]
 QUICK = ("--epochs", "1", "--image-size", "32", "--batch-size", "8", "--network", "simple_cnn")
@@ -229,3 +231,39 @@ def test_wrong_experiment_files_name_file_key_and_value(
     with pytest.raises(UsageError, match=says) as caught:
         load_experiment(str(file), {})
     assert str(file) in str(caught.value)
+
+
+def test_the_start_says_what_differs_from_the_experiment_file(
+    xrays: Path, workplace: Path, run_cli: Cli
+) -> None:
+    assert workplace.is_dir()
+    result = run_cli("train", "--data", xrays, *QUICK, "--register", "false")
+    assert result.exit_code == 0, result.stderr
+    settings = [line.strip() for line in result.stderr.splitlines() if " = " in line]
+    assert settings == ["image_size = 32", "epochs = 1", "batch_size = 8", f"data = {xrays}"]
+    (line,) = [line for line in result.stderr.splitlines() if "epoch 1/1" in line]
+    assert line.startswith("epoch 1/1  loss ")
+    assert len(line) < 80
+    quiet = run_cli("--quiet", "train", "--data", xrays, *QUICK, "--register", "false")
+    assert quiet.exit_code == 0
+    assert "epoch" not in quiet.stderr
+    assert "test " in quiet.stdout
+
+
+def test_an_epochs_line_fits_a_terminal() -> None:
+    epoch = {"epoch": 10, "train/loss": 0.6931, "val/loss": 10.5, "val/auc": 1.0}
+    epoch |= {"val/sensitivity": 1.0, "val/specificity": 1.0, "speed/images_per_second": 1234.5}
+    line = epoch_line("t012", 100, epoch | {"speed/epoch_seconds": 66.0})
+    assert line == (
+        "t012 epoch 10/100  loss 0.693  val 10.500  auc 1.0000  sens 1.00  spec 1.00  99m left"
+    )
+    last = epoch_line("", 10, epoch | {"speed/epoch_seconds": 66.0})
+    assert last.endswith("1234/s")
+    assert len(last) < 80
+
+
+def test_help_lists_every_command_by_purpose(run_cli: Cli) -> None:
+    shown = run_cli("--help").stdout
+    listed = re.findall(r"^  ([a-z][a-z-]+)  ", shown, re.MULTILINE)
+    assert sorted(listed) == sorted(cli.commands)
+    assert shown.index("Train:") < shown.index("Use a model:") < shown.index("After a crash")

@@ -33,8 +33,9 @@ from pneumonia.errors import UsageError
     },
 )
 @click.version_option(__version__)
+@click.option("-q", "--quiet", is_flag=True, help="Say warnings and errors only, and results.")
 @click.pass_context
-def cli(ctx: click.Context) -> None:
+def cli(ctx: click.Context, quiet: bool) -> None:
     """Train, compare, register and use networks that tell pneumonia on chest X-rays.
 
     \b
@@ -43,30 +44,17 @@ def cli(ctx: click.Context) -> None:
     pneumonia ui                                      compare runs in the browser
     pneumonia predict --model-uri models:/resnet34/1 images/
     """
+    del quiet  # read by the group, before the command begins
     if ctx.invoked_subcommand != "train" and "TORCHELASTIC_RUN_ID" in os.environ:
         raise UsageError(
             f"torchrun is for training only: start {ctx.invoked_subcommand!r} without it"
         )
 
 
-for command in (
-    audit,
-    train,
-    cross_validate,
-    study,
-    evaluate,
-    compare,
-    reproduce,
-    predict,
-    explain,
-    export,
-    promote,
-    ui,
-    demo,
-    doctor,
-    sync,
-):
-    cli.add_command(command)
+cli.add_section("Train", train, cross_validate, study, reproduce)
+cli.add_section("Look at data and runs", audit, ui, compare, demo)
+cli.add_section("Use a model", predict, evaluate, explain, export, promote)
+cli.add_section("After a crash or an outage", doctor, sync)
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ import click
 from pneumonia.cli.options import FloatInRange, tracking_uri_option
 
 
-@click.command()
+@click.command(short_help="Compare two models on the same images.")
 @click.argument("first")
 @click.argument("second")
 @click.option(

@@ -8,7 +8,7 @@ from pneumonia.cli.group import print_run, progress
 from pneumonia.cli.options import given, settings_options, tracking_options
 
 
-@click.command("cross-validate")
+@click.command("cross-validate", short_help="Train once a fold, and score each image out of fold.")
 @settings_options
 @click.option(
     "--folds",

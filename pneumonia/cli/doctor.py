@@ -7,7 +7,7 @@ from pneumonia.cli.options import FloatInRange, tracking_uri_option
 _NOT_WELL = 3
 
 
-@click.command()
+@click.command(short_help="Check the installation, and what crashes left.")
 @click.option("--fix", is_flag=True, help="Mark or remove what dead processes left behind.")
 @click.option("--storage", default="", help="Optuna storage URL; ./optuna.db by default.")
 @click.option(

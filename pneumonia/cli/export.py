@@ -7,7 +7,7 @@ import click
 from pneumonia.cli.options import tracking_uri_option
 
 
-@click.command()
+@click.command(short_help="Write a model as ONNX.")
 @click.option(
     "--model-uri", required=True, help="models:/NAME/VERSION, models:/NAME@champion, or runs:/…"
 )

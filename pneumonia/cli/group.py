@@ -17,7 +17,32 @@ class ErrorReportingGroup(click.Group):
     """A group whose commands show errors as one line and never as a traceback.
 
     With ``PNEUMONIA_DEBUG`` in the environment tracebacks are shown, for those who fix us.
+    Its help lists the commands by purpose.
     """
+
+    def add_section(self, title: str, *commands: click.Command) -> None:
+        """Add commands under a title of their own."""
+        for command in commands:
+            self.add_command(command)
+            self._sections.setdefault(title, []).append(command)
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        self._sections: dict[str, list[click.Command]] = {}
+        super().__init__(*arguments, **options)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands, a list a section."""
+        del ctx
+        width = max(len(str(command.name)) for command in self.commands.values())
+        limit = formatter.width - 6 - width
+        for title, commands in self._sections.items():
+            with formatter.section(title):
+                formatter.write_dl(
+                    [
+                        (str(command.name).ljust(width), command.get_short_help_str(limit))
+                        for command in commands
+                    ]
+                )
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command and turn what it raises into a message and an exit code."""
@@ -27,7 +52,7 @@ class ErrorReportingGroup(click.Group):
                 stream.reconfigure(errors="surrogateescape")
         log = logging.getLogger("pneumonia")
         log.handlers = [logging.StreamHandler(sys.stderr)]
-        log.setLevel(logging.INFO)
+        log.setLevel(logging.WARNING if ctx.params.get("quiet") else logging.INFO)
         log.propagate = False
         try:
             return super().invoke(ctx)
@@ -53,6 +78,8 @@ def progress(doing: str) -> Any:
     shown = {"tenth": -1}
 
     def show(done: int, total: int) -> None:
+        if not logging.getLogger("pneumonia").isEnabledFor(logging.INFO):
+            return
         tenth = 10 * done // max(total, 1)
         if sys.stderr.isatty():
             click.echo(f"\r{doing} {done:,}/{total:,}", err=True, nl=done >= total)

@@ -29,7 +29,7 @@ _GATE = click.option(
 )
 
 
-@click.command()
+@click.command(short_help="Classify images, one row each.")
 @_MODEL_URI
 @click.argument("paths", nargs=-1, required=True)
 @click.option(
@@ -191,7 +191,7 @@ def _show_count(n_images: int) -> None:
         click.echo(f"\r{n_images:,} images", err=True, nl=False)
 
 
-@click.command()
+@click.command(short_help="Score a model on labelled images.")
 @click.option("--model-uri", help="models:/NAME/VERSION, models:/NAME@champion, or runs:/…")
 @click.option(
     "--predictions",
@@ -300,7 +300,7 @@ def evaluate(
             click.echo(f"{name} at prevalence {prevalence:g}: {value:.4f}")
 
 
-@click.command()
+@click.command(short_help="Write Grad-CAM overlays of images.")
 @_MODEL_URI
 @click.argument("paths", nargs=-1, required=True)
 @click.option(

@@ -5,7 +5,7 @@ import click
 from pneumonia.cli.options import tracking_uri_option
 
 
-@click.command()
+@click.command(short_help="Deliver what could not be logged.")
 @tracking_uri_option
 def sync(tracking_uri: str | None) -> None:
     """Deliver what could not be logged while the tracking store was away.

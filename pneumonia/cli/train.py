@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pneumonia.tracking.results import TrainingResult
 
 
-@click.command()
+@click.command(short_help="Train a network, or search for the best settings.")
 @settings_options
 @search_options
 @click.option(

@@ -10,7 +10,7 @@ from pneumonia.cli.group import progress
 from pneumonia.cli.options import tracking_uri_option
 
 
-@click.command()
+@click.command(short_help="Start the MLflow UI, and print its link.")
 @tracking_uri_option
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(

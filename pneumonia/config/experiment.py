@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from pneumonia.config.data import DEMO, DataSettings
 from pneumonia.config.settings import Settings, check_names
 from pneumonia.config.space import Dimension, parse_space
@@ -25,12 +27,14 @@ class Experiment(Settings):
         training: The fixed settings.
         data: The data's settings.
         space: What a search varies.
+        changed: The settings that are not the file's own, and their values.
     """
 
     name: str
     training: TrainingSettings
     data: DataSettings
     space: dict[str, Dimension]
+    changed: dict[str, Any] = Field(default_factory=dict)
 
 
 def experiment_files() -> dict[str, Path]:
@@ -76,12 +80,15 @@ def load_experiment(name: str, overrides: Mapping[str, Any]) -> Experiment:
     check_names(overrides, [*TrainingSettings.model_fields, *DataSettings.model_fields])
     training = {k: v for k, v in overrides.items() if k in TrainingSettings.model_fields}
     data = {k: v for k, v in overrides.items() if k in DataSettings.model_fields}
-    return Experiment(
+    resolved = Experiment(
         name=experiment.name,
         training=experiment.training.with_values(**training),
         data=experiment.data.with_values(**data),
         space={key: value for key, value in experiment.space.items() if key not in overrides},
     )
+    own = experiment.training.parameters() | experiment.data.parameters()
+    now = resolved.training.parameters() | resolved.data.parameters()
+    return resolved.with_values(changed={k: v for k, v in now.items() if v != own[k]})
 
 
 def _parse(name: str, table: Mapping[str, Any]) -> Experiment:

@@ -14,23 +14,36 @@ log = logging.getLogger(__name__)
 
 def log_epoch(run: Run, settings: TrainingSettings, epoch: Epoch) -> None:
     """Log one epoch and report it in a line, unless the run has it already."""
-    if not run.log_epoch(epoch):
-        return
-    log.info(
-        "%s epoch %d/%d  train loss %.4f  val loss %.4f  accuracy %.4f  auc %.4f  "
-        "sensitivity %.3f  specificity %.3f  %.0f images/s  %.1f s",
-        run.name,
-        epoch["epoch"],
-        settings.epochs,
-        epoch["train/loss"],
-        epoch["val/loss"],
-        epoch["val/accuracy"],
-        epoch["val/auc"],
-        epoch["val/sensitivity"],
-        epoch["val/specificity"],
-        epoch["speed/images_per_second"],
-        epoch["speed/epoch_seconds"],
-    )
+    if run.log_epoch(epoch):
+        log.info("%s", epoch_line(run.label, settings.epochs, epoch))
+
+
+def epoch_line(label: str, n_epochs: int, epoch: Epoch) -> str:
+    """An epoch in a line that a terminal of 80 columns can show.
+
+    Args:
+        label: What tells a trial, fold or seed from others; empty for a single training.
+        n_epochs: Epochs in all.
+        epoch: The epoch's metrics.
+    """
+    number = int(epoch["epoch"])
+    left = (n_epochs - number) * epoch["speed/epoch_seconds"]
+    parts = [
+        f"{label} epoch {number}/{n_epochs}".lstrip(),
+        f"loss {epoch['train/loss']:.3f}",
+        f"val {epoch['val/loss']:.3f}",
+        f"auc {epoch['val/auc']:.4f}",
+        f"sens {epoch['val/sensitivity']:.2f}",
+        f"spec {epoch['val/specificity']:.2f}",
+        f"{epoch['speed/images_per_second']:.0f}/s" if not left else f"{_duration(left)} left",
+    ]
+    return "  ".join(parts)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f}s"
+    return f"{seconds / 60:.0f}m" if seconds < 6000 else f"{seconds / 3600:.1f}h"
 
 
 def log_best(run: Run, best: Epoch) -> None:

@@ -60,6 +60,11 @@ class Run:
         self._parameters = set(run.data.params)
         self._logged_steps: dict[str, set[int]] = {}
 
+    @property
+    def label(self) -> str:
+        """What tells a trial, fold or seed from its siblings, such as ``t003``; else empty."""
+        return self.name.rpartition("-")[2] if "mlflow.parentRunId" in self.tags else ""
+
     def log_parameters(self, parameters: Mapping[str, Any]) -> None:
         """Log parameters the run does not have yet: ``mlflow run`` logged some as typed."""
         new = {k: str(v) for k, v in parameters.items() if k not in self._parameters}

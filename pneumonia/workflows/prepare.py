@@ -36,8 +36,9 @@ def load_data(
         log.info("No --data given: using synthetic X-rays, made on the spot.")
     data = load_data_set(experiment.data, preprocessing_of(training), progress)
     log.info("experiment %s, tracked in %s", experiment.name, tracking_uri())
-    for key, value in (experiment.data.parameters() | training.parameters()).items():
+    for key, value in experiment.changed.items():
         log.info("  %s = %s", key, value)
+    log.info("  (the file's own settings otherwise; the run has all as parameters)")
     log.info("  running on %s in %s", engine.device, engine.precision)
     ranks = torchrun_ranks()
     if ranks.size > 1:
