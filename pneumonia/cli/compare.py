@@ -1,10 +1,12 @@
 """``pneumonia compare``."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import click
 
-from pneumonia.cli.options import FloatInRange, tracking_uri_option
+from pneumonia.cli.group import print_json
+from pneumonia.cli.options import FloatInRange, json_option, tracking_uri_option
 
 
 @click.command(short_help="Compare two models on the same images.")
@@ -35,6 +37,7 @@ from pneumonia.cli.options import FloatInRange, tracking_uri_option
     help="PNG file to draw the images into that the two call differently.",
 )
 @tracking_uri_option
+@json_option
 def compare(
     first: str,
     second: str,
@@ -44,6 +47,7 @@ def compare(
     margin: float,
     gallery: Path | None,
     tracking_uri: str | None,
+    as_json: bool,
 ) -> None:
     """Compare two models on the same images: is FIRST better than SECOND?
 
@@ -62,6 +66,13 @@ def compare(
     if not all(Path(source).is_file() for source in (first, second)):
         connect(tracking_uri)
     result = run(first, second, role=role, metric=metric, margin=margin, gallery=gallery)
+    verdict = result.verdict(metric, margin)
+    if as_json:
+        content = {k: v for k, v in asdict(result).items() if k != "disagreements"}
+        print_json({"verdict": verdict, "metric": metric, **content})
+        if require:
+            check_verdict(result, metric, margin, require)
+        return
     click.echo(f"{result.n_images:,} images of {result.n_patients:,} patients\n")
     click.echo(f"{'':18} {'first':>8} {'second':>8} {'difference':>11}  95 % interval")
     for name, row in result.differences.items():
@@ -80,7 +91,6 @@ def compare(
         f"McNemar   {result.only_first_right} images only the first calls right, "
         f"{result.only_second_right} only the second, p = {result.mcnemar_p:.3g}"
     )
-    verdict = result.verdict(metric, margin)
     said = {
         "better": "the first is better",
         "worse": "the first is worse",

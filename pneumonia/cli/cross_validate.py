@@ -4,8 +4,8 @@ from typing import Any
 
 import click
 
-from pneumonia.cli.group import print_run, progress
-from pneumonia.cli.options import given, settings_options, tracking_options
+from pneumonia.cli.group import print_json, print_run, progress
+from pneumonia.cli.options import given, json_option, settings_options, tracking_options
 
 
 @click.command("cross-validate", short_help="Train once a fold, and score each image out of fold.")
@@ -18,7 +18,8 @@ from pneumonia.cli.options import given, settings_options, tracking_options
     help="Number of folds, stratified by class and grouped by patient.",
 )
 @tracking_options
-def cross_validate(**options: Any) -> None:
+@json_option
+def cross_validate(as_json: bool, **options: Any) -> None:
     """Train once a fold, and score each image by the network that did not see its patient.
 
     The images are those for training and validation; test images stay out.
@@ -29,5 +30,9 @@ def cross_validate(**options: Any) -> None:
     from pneumonia.workflows.cross_validate import cross_validate as run
 
     summary = run(**given(options), progress=progress("preparing"), on_run=print_run)
+    if as_json:
+        keys = ("mean", "deviation", "pooled")
+        print_json({name: dict(zip(keys, row, strict=True)) for name, row in summary.items()})
+        return
     for metric, (mean, deviation, pooled) in summary.items():
         click.echo(f"{metric:18} {mean:.4f} ± {deviation:.4f}   pooled {pooled:.4f}")

@@ -1,9 +1,12 @@
 """How every command ends: one line for an error, and the exit code it stands for."""
 
 import io
+import json
 import logging
+import math
 import os
 import sys
+from collections.abc import Mapping
 from typing import Any, Never
 
 import click
@@ -91,8 +94,24 @@ def progress(doing: str) -> Any:
 
 
 def print_run(run_id: str) -> None:
-    """Print the id of the MLflow run that a command logs to."""
-    click.echo(f"run       {run_id}")
+    """Print the id of the MLflow run that a command logs to; not among JSON."""
+    as_json = bool(click.get_current_context().params.get("as_json"))
+    click.echo(f"run       {run_id}", err=as_json)
+
+
+def print_json(result: Mapping[str, Any]) -> None:
+    """Print a result as one JSON object; what is no number, or not finite, as null or text."""
+    click.echo(json.dumps(_plain(result), allow_nan=False))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if isinstance(value, str | int | None) else str(value)
 
 
 def _fail(ctx: click.Context, message: str, code: int, error: Exception) -> Never:

@@ -76,6 +76,13 @@ def tracking_uri_option(command: Command) -> Command:
     )(command)
 
 
+def json_option(command: Command) -> Command:
+    """Add ``--json``."""
+    return click.option(
+        "--json", "as_json", is_flag=True, help="Print the result as one JSON object."
+    )(command)
+
+
 def flag(name: str, *, default: bool | None, help: str) -> Callable[[Command], Command]:  # noqa: A002 - Click's word
     """An option that is on when named alone, and takes true or false, as MLproject passes it."""
     return click.option(

@@ -7,8 +7,14 @@ from pathlib import Path
 
 import click
 
-from pneumonia.cli.group import print_run, progress
-from pneumonia.cli.options import FloatInRange, flag, tracking_options, tracking_uri_option
+from pneumonia.cli.group import print_json, print_run, progress
+from pneumonia.cli.options import (
+    FloatInRange,
+    flag,
+    json_option,
+    tracking_options,
+    tracking_uri_option,
+)
 from pneumonia.errors import UsageError
 
 _MODEL_URI = click.option(
@@ -234,6 +240,7 @@ def _show_count(n_images: int) -> None:
     help="Device to evaluate on.",
 )
 @tracking_options
+@json_option
 def evaluate(
     model_uri: str | None,
     predictions: str | None,
@@ -249,6 +256,7 @@ def evaluate(
     device: str,
     tracking_uri: str | None,
     experiment_name: str | None,
+    as_json: bool,
 ) -> None:
     """Score a registered model on labelled images, in a run linked to it.
 
@@ -287,6 +295,10 @@ def evaluate(
             progress=progress("preparing"),
             on_run=print_run,
         )
+    if as_json:
+        kept = {"metrics": scores.metrics, "intervals": scores.intervals}
+        print_json({**kept, "times_scored": scores.times_scored})
+        return
     for key, value in scores.metrics.items():
         low_high = scores.intervals.get(key)
         interval = f"  ({low_high[0]:.4f}–{low_high[1]:.4f})" if low_high else ""

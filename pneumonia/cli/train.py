@@ -4,8 +4,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pneumonia.cli.group import print_run, progress
-from pneumonia.cli.options import flag, given, search_options, settings_options, tracking_options
+from pneumonia.cli.group import print_json, print_run, progress
+from pneumonia.cli.options import (
+    flag,
+    given,
+    json_option,
+    search_options,
+    settings_options,
+    tracking_options,
+)
 from pneumonia.errors import UsageError
 
 if TYPE_CHECKING:
@@ -40,7 +47,8 @@ if TYPE_CHECKING:
 )
 @flag("register", default=True, help="Register the winner under the network's name.")
 @tracking_options
-def train(resume: str, seeds: int, **options: Any) -> None:
+@json_option
+def train(resume: str, seeds: int, as_json: bool, **options: Any) -> None:
     """Train a network, or search for the best settings, and register the winner.
 
     \b
@@ -56,7 +64,7 @@ def train(resume: str, seeds: int, **options: Any) -> None:
 
     arguments = {"progress": progress("preparing"), "on_run": print_run}
     if seeds > 1:
-        _train_seeds(seeds, resume, options, arguments)
+        _train_seeds(seeds, resume, options, arguments, as_json=as_json)
         return
     if resume.lower() in ("", "true", "false"):
         resuming = resume.lower() == "true"
@@ -65,11 +73,14 @@ def train(resume: str, seeds: int, **options: Any) -> None:
         _refuse_other_options()
         kept = {name: options[name] for name in ("join", "jobs", "tracking_uri")}
         result = resume_run(resume, **kept, **arguments)
-    _print_result(result)
+    if as_json:
+        print_json(result.as_json() if result else {})
+    else:
+        _print_result(result)
 
 
 def _train_seeds(
-    seeds: int, resume: str, options: dict[str, Any], arguments: dict[str, Any]
+    seeds: int, resume: str, options: dict[str, Any], arguments: dict[str, Any], *, as_json: bool
 ) -> None:
     from pneumonia.config.search import SearchSettings
     from pneumonia.tracking.results import summary
@@ -82,6 +93,10 @@ def _train_seeds(
             raise UsageError(f"--seeds trains fixed settings: leave --{option} out")
         del options[name]
     results, spread = train_seeds(seeds, **given(options), **arguments)
+    if as_json:
+        values = {k: {"mean": mean, "deviation": sd} for k, (mean, sd) in spread.items()}
+        print_json({"seeds": [result.as_json() for result in results], "spread": values})
+        return
     for result in results:
         click.echo(f"test      {summary(result)}  {result.model_uri}")
     for key, (mean, deviation) in spread.items():
