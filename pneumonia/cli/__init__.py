@@ -11,9 +11,11 @@ from pneumonia.cli.audit import audit
 from pneumonia.cli.compare import compare
 from pneumonia.cli.cross_validate import cross_validate
 from pneumonia.cli.doctor import doctor
+from pneumonia.cli.evaluate import evaluate
+from pneumonia.cli.explain import explain
 from pneumonia.cli.export import export
 from pneumonia.cli.group import ErrorReportingGroup
-from pneumonia.cli.predict import evaluate, explain, predict
+from pneumonia.cli.predict import predict
 from pneumonia.cli.promote import promote
 from pneumonia.cli.reproduce import reproduce
 from pneumonia.cli.study import study

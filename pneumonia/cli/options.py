@@ -134,3 +134,13 @@ def _option(name: str, field: FieldInfo, default: Any) -> Callable[[Command], Co
     kind: Any = next(iter(get_args(field.annotation)), field.annotation)
     types = {int: click.INT, float: click.FLOAT}
     return click.option(f"--{name}", type=types.get(kind, click.STRING), **shown)
+
+
+model_uri_option = click.option(
+    "--model-uri", required=True, help="models:/NAME/VERSION, models:/NAME@champion, or runs:/…"
+)
+threshold_option = click.option(
+    "--threshold",
+    type=FloatInRange(0, 1),
+    help="Lowest probability called positive; the model's own by default.",
+)
