@@ -35,7 +35,7 @@ from pneumonia.training.checkpoint import Epoch
 from pneumonia.training.loop import build_network
 from tests.faults.server import Server
 
-_GATE = Gate("layer2", torch.zeros(80, 80), torch.zeros(2, 128), torch.eye(128), 1.0, 2.0, 0.0)
+_GATE = Gate("layer2", torch.zeros(80, 80), torch.zeros(2, 128), torch.eye(128), 1.0, 2.0, 0.0, 0.5)
 """As large as that of ResNet34."""
 
 _VALIDATION = {"auc": 0.9, "sensitivity": 0.9, "specificity": 0.8, "balanced_accuracy": 0.85}

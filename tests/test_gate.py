@@ -95,6 +95,8 @@ def test_reasons_name_the_pose(
     }
     for reason, grey in poses.items():
         assert gate.objections(grey, torch.zeros(1))[0] == [reason]
+    noise = torch.randint(0, 256, (200, SIDE, SIDE), dtype=torch.uint8)
+    assert set(gate.objections(noise, torch.zeros(200))[0]) <= {"unlike the training images", ""}
     far = torch.tensor([gate.unlike * 1.01])
     assert gate.objections(image, far) == (["unlike the training images"], [""])
     unusual = torch.tensor([(gate.unusual + gate.unlike) / 2])

@@ -33,6 +33,7 @@ class Gate:
         unlike: Distance from which it is rejected.
         turned: How much more an image may resemble the mean image turned or inverted than as it
             is, as a difference of correlations.
+        alike: Correlation with the mean image from which an image looks like an X-ray in that pose.
     """
 
     layer: str
@@ -42,6 +43,7 @@ class Gate:
     unusual: float
     unlike: float
     turned: float
+    alike: float
 
     def as_dict(self) -> dict[str, Any]:
         """What ``torch.save`` stores of it."""
@@ -59,15 +61,15 @@ class Gate:
         squared = ((apart @ self.precision) * apart).sum(dim=2)  # (B, 2)
         return squared.amin(dim=1).clamp(min=0).sqrt()
 
-    def pose(self, grey: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """How much better another pose fits the mean image than the present one, and which it is.
+    def pose(self, grey: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """How well images fit the mean image as they are, and turned or inverted.
 
         Args:
             grey: Grey levels, uint8 (B, H, W).
 
         Returns:
-            Difference of the correlations, float32 (B,), and the pose, int64 (B,): one of three
-            turns, or 3 and more for an inverted image.
+            Correlation as they are, float32 (B,), the largest of the other poses, float32 (B,), and
+            which pose that is, int64 (B,): one of three turns, or 3 and more for an inverted image.
         """
         images = _standardised(grey.cpu().float())
         mean = self.mean_image.unsqueeze(0)  # (1, H, W)
@@ -77,7 +79,7 @@ class Gate:
         fits = images @ poses.T  # (B, 4)
         others = torch.cat([fits[:, 1:], -fits], dim=1)  # (B, 7)
         best = others.max(dim=1)
-        return best.values - fits[:, 0], best.indices
+        return fits[:, 0], best.values, best.indices
 
     def objections(self, grey: torch.Tensor, distance: torch.Tensor) -> tuple[list[str], list[str]]:
         """Why images are rejected, and why others deserve a warning; empty strings where neither.
@@ -87,11 +89,12 @@ class Gate:
             distance: Of their features, (B,).
         """
         rejected, warned = [], []
-        worse, pose = self.pose(grey)
-        for far, gain, which in zip(distance.tolist(), worse.tolist(), pose.tolist(), strict=True):
+        poses = zip(*(values.tolist() for values in self.pose(grey)), strict=True)
+        for far, (upright, other, which) in zip(distance.tolist(), poses, strict=True):
             against = ""
-            if gain > self.turned:
-                against = _TURNED[which] if which < len(_TURNED) else INVERTED
+            if other - upright > self.turned:
+                in_pose = _TURNED[which] if which < len(_TURNED) else INVERTED
+                against = in_pose if other >= self.alike else UNLIKE
             elif not far <= self.unlike:
                 against = UNLIKE
             rejected.append(against)

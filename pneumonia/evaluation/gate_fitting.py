@@ -58,6 +58,7 @@ def fit_gate(
         unusual=0,
         unlike=0,
         turned=0,
+        alike=0,
     )
     distance = gate.distance(_features(network, layer, validation, engine)).numpy()
     far = np.log(np.maximum(distance, 1e-6))
@@ -65,12 +66,14 @@ def fit_gate(
         float(np.exp(_upper_limit(far, share))) if len(far) >= _FEWEST else np.inf
         for share in (WARNED, REJECTED)
     ]
-    gain = torch.cat([gate.pose(grey)[0] for grey in _batches(validation)]).numpy()
+    poses = [torch.stack(gate.pose(grey)[:2]) for grey in _batches(validation)]
+    upright, other = torch.cat(poses, dim=1).numpy()  # (n,) each
     return replace(
         gate,
         unusual=bounds[0],
         unlike=bounds[1],
-        turned=max(0.0, _upper_limit(gain, REJECTED)),
+        turned=max(0.0, _upper_limit(other - upright, REJECTED)),
+        alike=-_upper_limit(-upright, REJECTED),
     )
 
 

@@ -270,7 +270,7 @@ def _served(folder: Path) -> tuple[Door, tuple[type[Exception], ...]]:
 
     build = NETWORKS["simple_cnn"].build
     config = ModelConfig("simple_cnn", 32, "stretch", ("NORMAL", "PNEUMONIA"))
-    gate = Gate("features.7", torch.rand(32, 32), torch.zeros(2, 256), torch.eye(256), 1, 2, 0)
+    gate = Gate("features.7", torch.rand(32, 32), torch.zeros(2, 256), torch.eye(256), 1, 2, 0, 0.5)
     files = {name: str(folder / name) for name in ("weights", "config", "gate")}
     torch.save(build(32, 0.0).state_dict(), files["weights"])
     torch.save(gate.as_dict(), files["gate"])
