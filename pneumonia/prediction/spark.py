@@ -97,7 +97,8 @@ def _jobs(files: Iterable[Path], done: set[str], counts: Counter[str]) -> Iterat
     left = (str(file) for file in files)
     while paths := list(islice(left, _IMAGES_A_JOB)):
         new = [path for path in paths if path not in done]
-        counts["there already"] += len(paths) - len(new)
+        if n_there := len(paths) - len(new):
+            counts["there already"] += n_there
         if new:
             yield new
 

@@ -27,7 +27,7 @@ li > div { min-width: 0; overflow-wrap: anywhere; }
 img, .none { flex: none; width: 144px; height: 144px; background: #000; }
 b { font-size: 1.05rem; }
 .none { background: #eee; }
-meter { width: 9rem; max-width: 100%; height: .9rem; display: block; }
+progress { width: 9rem; max-width: 100%; height: .9rem; display: block; accent-color: #456; }
 small { color: #555; }
 """
 
@@ -109,7 +109,7 @@ def _item(row: Row) -> str:
     if row["status"] in SCORED:
         score = (
             f"<br>probability {row['probability']:.3f}, threshold {row['threshold']:g}"
-            f'<meter min="0" max="1" value="{row["probability"]:.4f}"></meter>'
+            f'<progress value="{row["probability"]:.4f}"></progress>'
         )
     kind = html.escape(_kind(row))
     return (
