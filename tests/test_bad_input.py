@@ -344,6 +344,7 @@ def test_a_wrong_option_is_refused_with_the_right_one(
         ("space = 3", "space = 3: write a table [space]"),
         ("[training\n", "not TOML"),
         ("a = " + "[" * 5_000, "not an experiment: it is nested too deeply"),
+        ("a = " + "1" * 5_000, "not TOML: Exceeds the limit"),
         ("a." * 10_000 + "b = 1", "20,005 bytes, over the 20,000 of any experiment file"),
     ],
     ids=lambda value: value[:20],

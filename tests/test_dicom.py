@@ -2,6 +2,7 @@
 
 import io
 import sys
+import zlib
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -158,7 +159,8 @@ def test_a_file_without_preamble_is_known_by_its_content() -> None:
         ({"NumberOfFrames": 2}, "holds 2 frames, not one image"),
         ({"Rows": 9}, "too small for a radiograph"),
         ({"Rows": 60000, "Columns": 60000}, "over the limit of 64 million"),
-        ({"BitsAllocated": 13}, "damaged DICOM file"),
+        ({"BitsAllocated": 13}, "damaged DICOM file ("),
+        ({"SOPClassUID": "Doe^Jane"}, "of another kind (unknown), no radiograph"),
     ],
 )
 def test_what_cannot_be_used_is_refused_with_its_reason(
@@ -167,6 +169,52 @@ def test_what_cannot_be_used_is_refused_with_its_reason(
     with pytest.raises(UnreadableImageError) as refused:
         levels(dataset_of(RAMP, **values))
     assert reason in str(refused.value)
+
+
+def test_a_deflated_file_that_unpacks_to_too_much_is_refused() -> None:
+    whole = encoded(dataset_of(RAMP, syntax=DeflatedExplicitVRLittleEndian))
+    length = int.from_bytes(whole[140:144], "little")
+    pack = zlib.compressobj(9, wbits=-zlib.MAX_WBITS)
+    zeros = bytes(10_000_000)
+    bomb = whole[: 144 + length] + b"".join(pack.compress(zeros) for _ in range(40)) + pack.flush()
+    assert len(bomb) < 1_000_000
+    with pytest.raises(UnreadableImageError, match="unpacks to more than 300 MB"):
+        decode(bomb, Preprocessing(SIDE))
+    assert decode(whole, Preprocessing(SIDE))[0].tolist() == levels(dataset_of(RAMP)).tolist()
+
+
+def test_rows_are_windowed_as_the_whole_image_is() -> None:
+    """Images of more rows than are windowed at once, by each of the three ways."""
+    tall = np.arange(600 * 20, dtype=np.int64).reshape(600, 20) % 4096
+    for values in ({}, {"WindowCenter": 2000, "WindowWidth": 1000}, {"PixelPaddingValue": 4095}):
+        shown = decode(encoded(dataset_of(tall, **values)), Preprocessing(600))
+        if "WindowCenter" in values:
+            wanted = (tall - 0.5 - 1999.5) / 999 + 0.5  # DICOM PS3.3, C.11.2.1.2.1
+        else:
+            used = tall[tall != values.get("PixelPaddingValue", -1)]
+            wanted = (tall - used.min()) / (used.max() - used.min())
+            wanted[tall == values.get("PixelPaddingValue", -1)] = 0
+        exact = Image.fromarray((wanted.clip(0, 1) * 255).round().astype(np.uint8))
+        stretched = np.asarray(exact.resize((600, 600), Image.Resampling.BILINEAR))
+        assert np.abs(shown.astype(int) - stretched).max() <= 1
+
+
+@given(st.data())
+@settings(max_examples=100, deadline=None)
+def test_no_reason_quotes_a_value_of_the_file(data: st.DataObject) -> None:
+    secret = "Xqzwv"
+    names = {"PatientName": secret, "PatientID": secret, "StudyDescription": secret}
+    content = bytearray(encoded(dataset_of(RAMP, **names)))
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(132, len(content) - 1))] = data.draw(st.integers(0, 255))
+    at = data.draw(st.integers(0, len(content)))
+    content[at:at] = secret.encode()
+    said = ""
+    try:
+        decode(bytes(content), Preprocessing(SIDE))
+    except UnreadableImageError as error:
+        said = str(error)
+    assert secret not in said
 
 
 _WHOLE = encoded(dataset_of(RAMP, PatientID="A17", WindowCenter=9, WindowWidth=9))

@@ -146,6 +146,13 @@ def test_no_text_raises_anything_but_our_own_errors(text: str, table: str) -> No
         assert all(record.label in (0, 1) for record in records)
 
 
+@pytest.mark.parametrize("cell", ["5", "None", "{[]: 1}", "[" * 500, "{}", "'pneumonia'"])
+def test_a_cell_that_is_no_list_is_another_finding(cell: str) -> None:
+    records, left_out = read(f'{PADCHEST}5,5_a.png,0,s5,p5,PA,"{cell}"\n')
+    assert "5_a.png" not in {record.image for record in records}
+    assert left_out["other findings"] == 3
+
+
 def _listed(root: Path, text: str, **options: bool) -> dict[str, int]:
     table = root.parent / "labels.csv"
     table.write_text(text)

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -67,6 +68,11 @@ _GATE = click.option(
     help="Share of pneumonia where the model is used: probabilities and threshold are re-weighted "
     "for it, and labels stay.",
 )
+@click.option(
+    "--coverage",
+    type=FloatInRange(0, 1, min_open=True, max_open=True),
+    help="Give no label where more than one class, or none, is possible at this coverage.",
+)
 @click.option("--track", is_flag=True, help="Log the batch as an MLflow run.")
 @click.option(
     "--spark",
@@ -93,6 +99,7 @@ def predict(
     shard: str,
     gate: bool,
     prevalence: float | None,
+    coverage: float | None,
     track: bool,
     spark: str | None,
     trust_model_code: bool,
@@ -123,7 +130,7 @@ def predict(
         predict_on_spark(
             model,
             paths,
-            _folder_for_spark(output, track or resume or bool(shard) or prevalence is not None),
+            _folder_for_spark(output, (track, resume, shard, prevalence, coverage)),
             spark,
             stdin=sys.stdin,
             threshold=threshold,
@@ -144,6 +151,7 @@ def predict(
             precision=precision,
             gate=gate,
             prevalence=prevalence,
+            coverage=coverage,
             resume=resume,
             part=shard,
             on_batch=_show_count,
@@ -164,12 +172,13 @@ def predict(
         sys.exit(3)
 
 
-def _folder_for_spark(output: Path | None, others: bool) -> Path:
+def _folder_for_spark(output: Path | None, others: Sequence[object]) -> Path:
     if output is None or output.is_file():
         raise UsageError("--spark needs --output FOLDER")
-    if others:
+    if any(others):
         raise UsageError(
-            "--track, --resume, --shard and --prevalence are for files: leave them out with --spark"
+            "--track, --resume, --shard, --prevalence and --coverage are for files: leave them out "
+            "with --spark"
         )
     return output
 

@@ -71,7 +71,7 @@ def load_experiment(name: str, overrides: Mapping[str, Any]) -> Experiment:
         raise UsageError(f"{path}: {size:,} bytes, over the {_LARGEST:,} of any experiment file")
     try:
         experiment = _parse(path.stem, tomllib.loads(path.read_text(encoding="utf-8")))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # also of text that is not UTF-8, and of an endless number
         raise UsageError(f"{path}: not TOML: {error}") from None
     except RecursionError:
         raise UsageError(f"{path}: not an experiment: it is nested too deeply") from None

@@ -4,6 +4,7 @@ pydicom reads the format; what is decided here is how values become black and wh
 """
 
 import io
+import zlib
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,13 @@ _RADIOGRAPHS = {
     "1.2.840.10008.5.1.4.1.1.7": "secondary capture",
 }
 """Storage classes that are taken for radiographs (DICOM PS3.4, B.5)."""
+
+_ROWS = 256
+"""Rows of an image that are windowed at once."""
+
+_DEFLATED = b"1.2.840.10008.1.2.1.99"
+_LARGEST_INFLATED = 300_000_000
+"""Bytes that a deflated file may unpack to; the largest image that is taken has half as many."""
 
 _FOR_PROCESSING = "1.2.840.10008.5.1.4.1.1.1.1.1"
 _CLASS_TAG = b"\x02\x00\x02\x00UI"
@@ -73,14 +81,15 @@ def decode_dicom(encoded: bytes) -> Image.Image:
     # Its warnings quote values, and those may name the patient.
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
     try:
+        _check_inflated(encoded)
         dataset = pydicom.dcmread(io.BytesIO(encoded), force=True)
         _check_dataset(dataset)
         return Image.fromarray(_grey_levels(dataset))
     except UnreadableImageError:
         raise
     except Exception as error:  # noqa: BLE001 - pydicom raises many types on damaged files
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UnreadableImageError(f"damaged DICOM file: {reason[:200]}") from None
+        # Its message may quote a value, and that may name the patient.
+        raise UnreadableImageError(f"damaged DICOM file ({type(error).__name__})") from None
 
 
 def dicom_patient(encoded: bytes) -> str:
@@ -91,12 +100,29 @@ def dicom_patient(encoded: bytes) -> str:
         return ""
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
     try:
+        _check_inflated(encoded)
         header = pydicom.dcmread(
             io.BytesIO(encoded), force=True, stop_before_pixels=True, specific_tags=["PatientID"]
         )
         return str(header.get("PatientID") or "").strip()
     except Exception:  # noqa: BLE001 - decoding meets the same damage, and reports it
         return ""
+
+
+def _check_inflated(encoded: bytes) -> None:
+    """Refuse a deflated file that unpacks to more than any image has."""
+    if encoded[128:132] != b"DICM" or _DEFLATED not in encoded[:2048]:
+        return
+    length = int.from_bytes(encoded[140:144], "little")  # of the file meta information after it
+    inflate = zlib.decompressobj(-zlib.MAX_WBITS)
+    left, size = encoded[144 + length :], 0
+    while left and not inflate.eof:
+        size += len(inflate.decompress(left, 2**20))
+        left = inflate.unconsumed_tail
+        if size > _LARGEST_INFLATED:
+            raise UnreadableImageError(
+                f"unpacks to more than {_LARGEST_INFLATED // 10**6} MB, over any image's size"
+            )
 
 
 def _check_dataset(dataset: Any) -> None:
@@ -108,9 +134,9 @@ def _check_dataset(dataset: Any) -> None:
     if kind and kind not in _RADIOGRAPHS:
         from pydicom.uid import UID
 
-        raise UnreadableImageError(
-            f"a DICOM file of another kind ({UID(kind).name}), no radiograph"
-        )
+        named = UID(kind).name
+        known = named if named != kind else "unknown"  # what else stands there may be anything
+        raise UnreadableImageError(f"a DICOM file of another kind ({known}), no radiograph")
     if "PixelData" not in dataset:
         raise UnreadableImageError("a DICOM file without pixels")
     if (frames := int(dataset.get("NumberOfFrames") or 1)) > 1:
@@ -140,24 +166,35 @@ def _grey_levels(dataset: Any) -> NDArray[np.uint8]:
             raise UnreadableImageError(f"colour of {8 * stored.itemsize} bits a channel")
         return np.asarray(Image.fromarray(stored).convert("L"))
     padding = _padding(dataset, stored)  # (H, W)
-    values = apply_modality_lut(stored, dataset)
+    # By rows: what the steps between need is many times as large as the image.
+    blocks = [slice(top, top + _ROWS) for top in range(0, len(stored), _ROWS)]
+    windowed = dataset.get("WindowWidth") is not None and dataset.get("WindowCenter") is not None
     if dataset.get("VOILUTSequence"):
         bits = int(dataset.VOILUTSequence[0].LUTDescriptor[2])
-        shown, black, white = apply_voi_lut(values, dataset), 0.0, float(2**bits - 1)
-    elif dataset.get("WindowWidth") is not None and dataset.get("WindowCenter") is not None:
+        black, white = 0.0, float(2**bits - 1)
+    elif windowed:
         # What lies far outside the window shows which values are black and white.
         reach = 1e9
-        extremes = np.array([[-reach, reach]])
-        shown = apply_voi_lut(values.astype(np.float64), dataset)
-        black, white = apply_voi_lut(extremes, dataset)[0]
+        black, white = apply_voi_lut(np.array([[-reach, reach]]), dataset)[0]
     else:
-        shown = values
-        used = values[~padding] if not padding.all() else values
-        black, white = float(used.min()), float(used.max())
-    share = (shown.astype(np.float64) - black) / max(white - black, 1e-12)
-    levels = (share.clip(0, 1) * 255).round().astype(np.uint8)
+        used = ~padding if not padding.all() else padding
+        ranges = [
+            (float(values.min()), float(values.max()))
+            for block in blocks
+            if (values := apply_modality_lut(stored[block], dataset)[used[block]]).size
+        ]
+        black, white = min(low for low, _ in ranges), max(high for _, high in ranges)
+    levels = np.empty(stored.shape, np.uint8)
+    for block in blocks:
+        shown = apply_modality_lut(stored[block], dataset)
+        if dataset.get("VOILUTSequence"):
+            shown = apply_voi_lut(shown, dataset)
+        elif windowed:
+            shown = apply_voi_lut(shown.astype(np.float64), dataset)
+        share = (shown.astype(np.float64) - black) / max(white - black, 1e-12)
+        levels[block] = (share.clip(0, 1) * 255).round().astype(np.uint8)
     if dataset.PhotometricInterpretation == "MONOCHROME1":
-        levels = 255 - levels
+        np.subtract(255, levels, out=levels)
     levels[padding] = 0
     return levels
 

@@ -176,7 +176,7 @@ def _padchest(
             continue
         try:
             listed = ast.literal_eval(row["labels"])
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
             listed = []
         listed = listed if isinstance(listed, list) else []  # a number, say
         found = {str(name).strip().casefold() for name in listed if name}

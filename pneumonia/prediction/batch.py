@@ -16,6 +16,7 @@ from pneumonia.cores import shared_cores
 from pneumonia.data.decode_ahead import DecodedFile, decode_ahead
 from pneumonia.errors import UsageError
 from pneumonia.evaluation.calibration import at_prevalence
+from pneumonia.evaluation.conformal import possible_classes
 from pneumonia.evaluation.decide import decide
 from pneumonia.evaluation.predict import Predictor
 from pneumonia.tracking.models import LoadedModel
@@ -27,6 +28,8 @@ COLUMNS = (
     "label",
     "probability",
     "threshold",
+    "gate",
+    "coverage",
     "status",
     "reason",
     "model",
@@ -37,12 +40,14 @@ COLUMNS = (
 )
 """What a row holds.
 
-``status`` is ``ok``, ``warning`` (unusual, and scored), ``rejected`` (by the gate, without a
-probability) or ``error`` (unreadable), and ``reason`` says why. ``run`` is the MLflow run that
-trained the model, ``sha256`` the digest of the file, and ``version`` that of this package.
+``status`` is ``ok``, ``warning`` (unusual, and scored), ``undecided`` (no label at the stated
+coverage), ``rejected`` (by the gate, without a probability) or ``error`` (unreadable), and
+``reason`` says why. ``gate`` is whether images had to pass it, ``on`` or ``off``; ``run`` the
+MLflow run that trained the model, ``sha256`` the digest of the file, and ``version`` that of this
+package.
 """
 
-SCORED = ("ok", "warning")
+SCORED = ("ok", "warning", "undecided")
 """Where there is a probability."""
 
 
@@ -51,7 +56,7 @@ class PredictionCounts:
     """What became of the files.
 
     Attributes:
-        results: Images by label; those without one as ``rejected`` or ``error``.
+        results: Images by label; those without one as ``undecided``, ``rejected`` or ``error``.
         skipped: Files in folders that are no images, by kind.
         warnings: How many of those with a label are unusual.
     """
@@ -77,6 +82,7 @@ def score(
     threshold: float | None = None,
     gate: bool = True,
     prevalence: float | None = None,
+    coverage: float | None = None,
 ) -> Iterator[list[Row]]:
     """Score images batch by batch, in order.
 
@@ -91,6 +97,8 @@ def score(
             trained on, get no probability.
         prevalence: Share of positive images where the model is used, 0–1: probabilities and
             threshold are re-weighted for it, as ``at_prevalence`` does, and labels stay.
+        coverage: Share of images whose class is to be among the possible ones, 0–1: an image whose
+            label is not the only possible class gets none, as ``possible_classes`` says.
 
     Yields:
         Rows with the keys ``COLUMNS``.
@@ -100,6 +108,8 @@ def score(
         UsageError: This machine has no such device or precision, or the threshold is not 0–1.
     """
     least = model.threshold(threshold)
+    if coverage is not None and not 0 < coverage < 1:
+        raise UsageError(f"coverage = {coverage} is out of range: give more than 0, less than 1")
     reweighted = partial(reweight, model, prevalence=prevalence)
     engine = choose_engine(device, precision)
     remedy = f"try --batch-size {max(1, batch_size // 2)}, not {batch_size}"
@@ -107,7 +117,7 @@ def score(
         shared_cores(engine.device) as adapt_threads,
         out_of_memory_as_error(engine.device, remedy),
     ):
-        scorer = _Scorer(model, engine, least, reweighted, gate=gate)
+        scorer = _Scorer(model, engine, least, reweighted, gate=gate, coverage=coverage)
         # While one batch is in the forward pass, the next two are decoded.
         decoded = decode_ahead(files, model.config.preprocessing, window=2 * batch_size, check=True)
         while batch := list(islice(decoded, batch_size)):
@@ -133,6 +143,11 @@ def reweight(model: LoadedModel, probability: float, *, prevalence: float | None
     return float(at_prevalence(np.array(probability), fitted_at, prevalence))
 
 
+def gate_column(*, gate: bool) -> str:
+    """What the column ``gate`` says."""
+    return "on" if gate else "off"
+
+
 class _Scorer:
     """From decoded files to their rows."""
 
@@ -144,8 +159,11 @@ class _Scorer:
         reweighted: Callable[[float], float],
         *,
         gate: bool,
+        coverage: float | None,
     ) -> None:
         self.reweighted = reweighted
+        self.coverage = coverage
+        self.calibration = model.config.calibration
         self.gate = model.gate if gate else None
         self.checked = gate
         self.threshold = threshold
@@ -157,6 +175,8 @@ class _Scorer:
             "label": "",
             "probability": None,
             "threshold": reweighted(threshold),
+            "gate": gate_column(gate=gate),
+            "coverage": coverage,
             "status": "ok",
             "reason": "",
             "model": model.uri,
@@ -181,11 +201,21 @@ class _Scorer:
             if row["status"] == "rejected" or against:
                 row |= {"status": "rejected", "reason": row["reason"] or against}
                 continue
-            label = self.class_names[decide(probability, self.threshold)]
-            row |= {"probability": self.reweighted(probability), "label": label}
-            if warning:
+            label = decide(probability, self.threshold)
+            row |= {"probability": self.reweighted(probability), "label": self.class_names[label]}
+            if not self._decided(probability, label):
+                reason = f"no one class at coverage {self.coverage:g}"
+                row |= {"label": "", "status": "undecided", "reason": reason}
+            elif warning:
                 row |= {"status": "warning", "reason": warning}
         return rows
+
+    def _decided(self, probability: float, label: int) -> bool:
+        """Whether the label is the only class that the image may have."""
+        if self.coverage is None:
+            return True
+        (possible,) = possible_classes(np.array([probability]), self.calibration, self.coverage)
+        return bool(possible[label] and not possible[1 - label])
 
     def _row(self, file: DecodedFile) -> Row:
         values = {name: self.constant.get(name) for name in COLUMNS}

@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ def partial_file(output: Path) -> Path:
     return output.with_name(f"{output.stem}.partial{output.suffix}")
 
 
-def kept_rows(output: Path, file_format: str, model_uri: str, threshold: float) -> list[Row]:
+def kept_rows(output: Path, file_format: str, scored_by: Mapping[str, Any]) -> list[Row]:
     """The rows of images that were read, which a stopped job left; the first of each path.
 
     They are looked for in the output, in its ``.partial`` file, and in what a killed process was
@@ -27,22 +27,22 @@ def kept_rows(output: Path, file_format: str, model_uri: str, threshold: float) 
     Args:
         output: The job's output.
         file_format: ``csv``, ``jsonl`` or ``parquet``.
-        model_uri: The model they must be of.
-        threshold: The threshold they must be of.
+        scored_by: What they must have been scored by: the value of each column, such as ``model``.
 
     Raises:
-        DataError: They are of another model or threshold.
+        DataError: They were scored by something else.
     """
     kept: dict[str, Row] = {}
     for file in (output, partial_file(output), *unfinished_writes(output.parent, output.name)):
         for row in _read(file, file_format):
             if row["status"] not in SCORED:
                 continue  # it may be readable now, or asked for without the gate
-            if row["model"] != model_uri or row["threshold"] != threshold:
-                raise DataError(
-                    f"{str(file)!r} holds rows of {row['model']} at threshold "
-                    f"{row['threshold']:g}, not of {model_uri} at {threshold:g}: name another file"
-                )
+            for column, value in scored_by.items():
+                if row[column] != value:
+                    raise DataError(
+                        f"{str(file)!r} holds rows with {column} = {row[column]}, not {value}: "
+                        "name another file"
+                    )
             kept.setdefault(row["path"], row)
     return list(kept.values())
 
@@ -91,10 +91,6 @@ def _read(file: Path, file_format: str) -> Iterator[Row]:
 
 def _typed(row: dict[str, Any]) -> Row:
     """A row as it was before it became text."""
-    probability = row["probability"]
-    return {
-        **row,
-        "probability": None if probability in ("", None) else float(probability),
-        "threshold": float(row["threshold"]),
-        "temperature": float(row["temperature"]),
-    }
+    numbers = ("probability", "threshold", "coverage", "temperature")
+    found = {name: None if row[name] in ("", None) else float(row[name]) for name in numbers}
+    return row | found

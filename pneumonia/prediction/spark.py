@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pneumonia import __version__
 from pneumonia.errors import DataError, UsageError
-from pneumonia.prediction.batch import COLUMNS, PredictionCounts
+from pneumonia.prediction.batch import COLUMNS, PredictionCounts, gate_column
 from pneumonia.tracking.models import LoadedModel, runs_known_code
 
 if TYPE_CHECKING:
@@ -137,6 +137,7 @@ def _scorer(
         "threshold": threshold,
         "model": model.uri,
         "run": model.run_id or "",
+        "gate": gate_column(gate=gate),
         "temperature": model.config.temperature,
         "version": __version__,
     }
@@ -156,6 +157,7 @@ def _scorer(
             "status": sql.when(unread, "error").otherwise(sql.col("row.status")),
             "reason": sql.coalesce(sql.col("failure"), sql.col("row.reason")),
             "sha256": sql.col("sha256"),
+            "coverage": sql.lit(None).cast("double"),
         }
         columns = {name: sql.lit(value) for name, value in constant.items()} | found
         return result.select(*(columns[name].alias(name) for name in COLUMNS))

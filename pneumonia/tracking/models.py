@@ -20,6 +20,7 @@ from torch import nn
 
 from pneumonia.data.decode import Preprocessing
 from pneumonia.errors import ModelError, UsageError, nearest
+from pneumonia.evaluation.conformal import Calibration
 from pneumonia.evaluation.gate import Gate
 from pneumonia.networks.registry import NETWORKS
 from pneumonia.tracking.model_source import scoring_source
@@ -45,6 +46,7 @@ class ModelConfig:
         temperature: What the network's logits are divided by, so that probabilities mean what
             they say.
         prevalence: Share of positive images that they mean it for.
+        calibration: Of validation images, for ``possible_classes``.
     """
 
     network: str
@@ -55,6 +57,7 @@ class ModelConfig:
     threshold_rule: str = "0.5"
     temperature: float = 1.0
     prevalence: float = 0.5
+    calibration: Calibration = ((), ())
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -186,6 +189,9 @@ def load_model(uri: str) -> LoadedModel:
                 )
             stored = json.loads((where / "config.json").read_text(encoding="utf-8"))
             stored["class_names"] = tuple(stored["class_names"])
+            if "calibration" in stored:
+                negative, positive = stored["calibration"]
+                stored["calibration"] = (tuple(negative), tuple(positive))
             config = ModelConfig(**stored)
             if config.network not in NETWORKS:
                 raise ModelError(

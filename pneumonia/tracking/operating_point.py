@@ -10,6 +10,7 @@ import torch
 from pneumonia.config.training import TrainingSettings
 from pneumonia.data.dataset import Images
 from pneumonia.evaluation.calibration import fit_temperature, scaled
+from pneumonia.evaluation.conformal import calibration_of
 from pneumonia.evaluation.operating_point import OperatingPoint, choose_operating_point
 from pneumonia.evaluation.predict import predict_probabilities
 from pneumonia.evaluation.reliability_figures import reliability_diagram, stress_chart
@@ -79,6 +80,7 @@ def log_operating_point(
         threshold_rule=point.rule,
         temperature=temperature,
         prevalence=float(truth.mean()),
+        calibration=calibration_of(truth, calibrated),
     )
     return chosen, point, stress
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from pneumonia.data import summary
 from pneumonia.data.dataset import Images
+from pneumonia.evaluation.conformal import possible_classes
 from pneumonia.evaluation.decide import decide
 from pneumonia.evaluation.figures import confusion_matrices, roc_and_precision_recall
 from pneumonia.evaluation.gallery import (
@@ -29,6 +30,7 @@ from pneumonia.tracking.models import ModelConfig
 from pneumonia.tracking.runs import Run
 from pneumonia.training.device import choose_engine, out_of_memory_as_error
 
+_COVERAGE = 0.95
 _OF_THRESHOLD = ("accuracy", "balanced_accuracy", "sensitivity", "specificity", "f1")
 
 
@@ -102,6 +104,7 @@ def log_scores(
         run.log_metrics({f"{role}/{key}": value for key, value in metrics.items()})
         at_half = classification_metrics(truth, probability, 0.5)
         run.log_metrics({f"{role}/{key}_at_0.5": at_half[key] for key in _OF_THRESHOLD})
+        _log_coverage(run, config, truth, probability, role)
         groups = _log_subgroups(run, table, images, role, title)
         for end, suffix in enumerate(("low", "high")):
             run.log_metrics(
@@ -115,6 +118,23 @@ def log_scores(
         run.log_figure(explanation_gallery(maps, title=f"Grad-CAM, {title}"), "grad_cam")
     times_scored = count_scored(run, summary.digest(images.files)) if role == "test" else 0
     return Scores(metrics, intervals, at_half, groups, times_scored)
+
+
+def _log_coverage(
+    run: Run,
+    config: ModelConfig,
+    truth: NDArray[np.int64],
+    probability: NDArray[np.float64],
+    role: str,
+) -> None:
+    """Log how often the possible classes hold the true one, and are not one, at 95 %."""
+    possible = possible_classes(probability, config.calibration, _COVERAGE)  # (n, 2)
+    covered = float(possible[np.arange(len(truth)), truth].mean())
+    undecided = float((possible.sum(axis=1) != 1).mean())
+    stated = f"{_COVERAGE:g}"
+    run.log_metrics(
+        {f"{role}/coverage_at_{stated}": covered, f"{role}/undecided_at_{stated}": undecided}
+    )
 
 
 def _log_subgroups(

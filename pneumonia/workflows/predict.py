@@ -1,11 +1,12 @@
 """``pneumonia predict``: a model on image files."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from pneumonia.errors import UsageError
-from pneumonia.prediction.batch import PredictionCounts, Row, reweight, score
+from pneumonia.prediction.batch import PredictionCounts, Row, gate_column, reweight, score
 from pneumonia.prediction.paths import find_paths
 from pneumonia.prediction.resume import kept_rows, partial_file, shard
 from pneumonia.prediction.rows import format_of, open_writer
@@ -25,6 +26,7 @@ def predict(
     precision: str = "auto",
     gate: bool = True,
     prevalence: float | None = None,
+    coverage: float | None = None,
     skipped: Counter[str] | None = None,
 ) -> Iterator[Row]:
     """Classify image files.
@@ -40,6 +42,8 @@ def predict(
             trained on, get no probability.
         prevalence: Share of positive images where the model is used, 0–1: probabilities and
             threshold are re-weighted for it, and labels stay.
+        coverage: Share of images whose class is to be among the possible ones, 0–1: an image whose
+            label is not the only possible class gets none.
         skipped: Counts by kind of the files in folders that are no images, added to.
 
     Yields:
@@ -61,6 +65,7 @@ def predict(
         threshold=threshold,
         gate=gate,
         prevalence=prevalence,
+        coverage=coverage,
     ):
         yield from rows
 
@@ -78,6 +83,7 @@ def predict_to_file(
     precision: str = "auto",
     gate: bool = True,
     prevalence: float | None = None,
+    coverage: float | None = None,
     resume: bool = False,
     part: str = "",
     on_batch: Callable[[int], None] = lambda _n_images: None,
@@ -97,6 +103,7 @@ def predict_to_file(
         precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``; the labels are those of fp32.
         gate: As ``predict`` takes it.
         prevalence: As ``predict`` takes it.
+        coverage: As ``predict`` takes it.
         resume: Whether to keep the rows that a stopped job left, and classify the others only.
         part: ``K/N`` for every N-th file from the K-th on; empty for all.
         on_batch: Called with the number of images classified so far.
@@ -108,8 +115,13 @@ def predict_to_file(
             format contradicts the file's ending.
     """
     counts = PredictionCounts()
-    least = reweight(model, model.threshold(threshold), prevalence=prevalence)
-    kept = _kept_rows(model, output, file_format, least) if resume else []
+    scored_by = {
+        "model": model.uri,
+        "threshold": reweight(model, model.threshold(threshold), prevalence=prevalence),
+        "gate": gate_column(gate=gate),
+        "coverage": coverage,
+    }
+    kept = _kept_rows(output, file_format, scored_by) if resume else []
     done = {row["path"] for row in kept}
     files = shard(find_paths(images, stdin, counts.skipped), part)
     scored = score(
@@ -121,6 +133,7 @@ def predict_to_file(
         threshold=threshold,
         gate=gate,
         prevalence=prevalence,
+        coverage=coverage,
     )
     with open_writer(output, file_format, positive=model.config.class_names[1]) as write:
         if kept:
@@ -137,14 +150,14 @@ def predict_to_file(
 
 
 def _kept_rows(
-    model: LoadedModel, output: Path | None, file_format: str | None, threshold: float
+    output: Path | None, file_format: str | None, scored_by: Mapping[str, Any]
 ) -> list[Row]:
     if output is None:
         raise UsageError("--resume needs --output FILE")
     rows_format = format_of(output, file_format)
     if rows_format == "html":
         raise UsageError("--resume cannot read a worklist: use csv, jsonl or parquet")
-    return kept_rows(output, rows_format, model.uri, threshold)
+    return kept_rows(output, rows_format, scored_by)
 
 
 def predict_on_spark(
