@@ -199,22 +199,24 @@ def test_rows_are_windowed_as_the_whole_image_is() -> None:
         assert np.abs(shown.astype(int) - stretched).max() <= 1
 
 
+_SECRET = "Xqzwv"
+_NAMED = encoded(dataset_of(RAMP, PatientName=_SECRET, PatientID=_SECRET, StudyDescription=_SECRET))
+
+
 @given(st.data())
 @settings(max_examples=100, deadline=None)
 def test_no_reason_quotes_a_value_of_the_file(data: st.DataObject) -> None:
-    secret = "Xqzwv"
-    names = {"PatientName": secret, "PatientID": secret, "StudyDescription": secret}
-    content = bytearray(encoded(dataset_of(RAMP, **names)))
+    content = bytearray(_NAMED)
     for _ in range(data.draw(st.integers(1, 4))):
         content[data.draw(st.integers(132, len(content) - 1))] = data.draw(st.integers(0, 255))
     at = data.draw(st.integers(0, len(content)))
-    content[at:at] = secret.encode()
+    content[at:at] = _SECRET.encode()
     said = ""
     try:
         decode(bytes(content), Preprocessing(SIDE))
     except UnreadableImageError as error:
         said = str(error)
-    assert secret not in said
+    assert _SECRET not in said
 
 
 _WHOLE = encoded(dataset_of(RAMP, PatientID="A17", WindowCenter=9, WindowWidth=9))

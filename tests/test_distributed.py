@@ -137,6 +137,7 @@ def test_ranks_are_exact_and_stop_and_continue_together(
     assert found["stopped and continued, by rank"] == [[0, 0], [0, 0]]
 
 
+@pytest.mark.slow
 def test_a_failing_rank_fails_the_run_with_its_reason(
     workplace: Path, xrays: Path, forks: Forks
 ) -> None:

@@ -233,6 +233,7 @@ def test_wrong_experiment_files_name_file_key_and_value(
     assert str(file) in str(caught.value)
 
 
+@pytest.mark.slow
 def test_the_start_says_what_differs_from_the_experiment_file(
     xrays: Path, workplace: Path, run_cli: Cli
 ) -> None:
