@@ -21,6 +21,7 @@ from pneumonia.data.limits import UnreadableImageError
 
 pydicom = pytest.importorskip("pydicom", reason="needs pydicom: pip install 'pneumonia[dicom]'")
 from pydicom.dataset import Dataset, FileMetaDataset  # noqa: E402
+from pydicom.encaps import encapsulate  # noqa: E402
 from pydicom.sequence import Sequence  # noqa: E402
 from pydicom.uid import (  # noqa: E402
     CTImageStorage,
@@ -29,6 +30,7 @@ from pydicom.uid import (  # noqa: E402
     DigitalXRayImageStorageForProcessing,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
+    JPEGBaseline8Bit,
     RLELossless,
 )
 
@@ -181,6 +183,16 @@ def test_a_deflated_file_that_unpacks_to_too_much_is_refused() -> None:
     with pytest.raises(UnreadableImageError, match="unpacks to more than 300 MB"):
         decode(bomb, Preprocessing(SIDE))
     assert decode(whole, Preprocessing(SIDE))[0].tolist() == levels(dataset_of(RAMP)).tolist()
+
+
+@pytest.mark.parametrize("side", [SIDE // 2, SIDE * 8])
+def test_a_picture_of_another_size_than_the_header_says_is_refused(side: int) -> None:
+    file = io.BytesIO()
+    Image.fromarray(np.zeros((side, side), np.uint8)).save(file, "JPEG")
+    dataset = dataset_of(RAMP, 8, syntax=JPEGBaseline8Bit)
+    dataset.PixelData = encapsulate([file.getvalue()])
+    with pytest.raises(UnreadableImageError, match="another size than its header says"):
+        levels(dataset)
 
 
 def test_rows_are_windowed_as_the_whole_image_is() -> None:

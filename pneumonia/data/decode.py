@@ -256,7 +256,9 @@ def _at_least_twice(size: tuple[int, int], side: int) -> tuple[int, int]:
 
 def _grey(image: Image.Image, header_bits: int) -> Image.Image:
     if image.mode.startswith("I"):  # 16 bits, which convert("L") would clip
-        levels = np.asarray(image).astype(np.int64).clip(0)
+        levels = np.asarray(image)
+        if np.issubdtype(levels.dtype, np.signedinteger):
+            levels = levels.clip(0)
         largest = int(levels.max())
         depths = (*_BIT_DEPTHS, largest.bit_length())  # "I" may hold up to 32 bits
         bits = next(depth for depth in depths if largest < 2**depth)

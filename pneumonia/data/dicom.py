@@ -154,6 +154,26 @@ def _check_decoder(dataset: Any) -> None:
     decoder = get_decoder(syntax)
     if not decoder.is_available:
         raise DecoderMissingError(f"compressed as {syntax.name}, which needs a decoder: {_INSTALL}")
+    _check_frame(dataset)
+
+
+def _check_frame(dataset: Any) -> None:
+    """Refuse a compressed picture larger than the header says, before it is decoded."""
+    from pydicom.encaps import get_frame
+
+    frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
+    try:
+        with Image.open(io.BytesIO(frame)) as picture:
+            check_size(*picture.size)
+            same = picture.size == (int(dataset.Columns), int(dataset.Rows))
+    except UnreadableImageError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise UnreadableImageError(str(error)) from None
+    except Exception:  # noqa: BLE001 - JPEG-LS and others, which Pillow does not know
+        return
+    if not same:
+        raise UnreadableImageError("holds a picture of another size than its header says")
 
 
 def _grey_levels(dataset: Any) -> NDArray[np.uint8]:
