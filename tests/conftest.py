@@ -102,6 +102,17 @@ def trained(tmp_path_factory: pytest.TempPathFactory, xrays: Path) -> SimpleName
     return SimpleNamespace(folder=folder, tracking_uri=uri, result=result)
 
 
+@pytest.fixture
+def predict(trained: SimpleNamespace) -> Callable[..., Result]:
+    """Run ``predict`` with the model of ``trained``."""
+
+    def run(*arguments: object, **options: str) -> Result:
+        model = ("--model-uri", "models:/resnet34/1", "--tracking-uri", trained.tracking_uri)
+        return invoke("predict", *model, *arguments, **options)
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The file of a tracking store without runs: to be copied, which is quicker than making one."""

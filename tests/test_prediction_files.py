@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
-from types import SimpleNamespace
 
 import pyarrow.parquet as pq
 import pytest
@@ -22,15 +21,6 @@ from pneumonia.prediction.rows import open_writer
 Predict = Callable[..., Result]
 ROW = {"path": "a.png", "label": "NORMAL", "probability": 0.25, "status": "ok", "reason": ""}
 ROWS = [{**ROW, "model": "models:/m/1"}] * 3
-
-
-@pytest.fixture
-def predict(trained: SimpleNamespace, run_cli: Callable[..., Result]) -> Predict:
-    def run(*arguments: object, **options: str) -> Result:
-        model = ("--model-uri", "models:/resnet34/1", "--tracking-uri", trained.tracking_uri)
-        return run_cli("predict", *model, *arguments, **options)
-
-    return run
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
@@ -167,7 +157,7 @@ def test_any_name_survives_a_list_separated_by_zero_bytes(names: list[str]) -> N
     lines = text.splitlines(keepends=True) if "\n" not in text else text.split("\n")
     if "\n" in text:
         lines = [f"{line}\n" for line in lines[:-1]] + lines[-1:]
-    assert list(map(str, listed_paths(lines))) == [str(Path(name)) for name in ["x", *names]]
+    assert list(listed_paths(lines)) == ["x", *names]
 
 
 def test_a_file_whose_name_ends_in_a_carriage_return_is_found(
@@ -176,7 +166,7 @@ def test_a_file_whose_name_ends_in_a_carriage_return_is_found(
     monkeypatch.chdir(tmp_path)
     for name in ("odd\r", '"quoted"'):
         Path(name).touch()
-    assert list(map(str, listed_paths(["odd\r\n", "even\r\n", '"quoted"\n']))) == [
+    assert list(listed_paths(["odd\r\n", "even\r\n", '"quoted"\n'])) == [
         "odd\r",
         "even",
         '"quoted"',

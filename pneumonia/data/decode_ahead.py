@@ -6,7 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import islice
-from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,12 +16,23 @@ from pneumonia.data.decode import Preprocessing, decode, decode_checked
 from pneumonia.data.limits import DecoderMissingError, UnreadableImageError
 
 
+class File(Protocol):
+    """What bytes are read from: a ``Path``, a member of an archive, or a URL. ``str`` names it."""
+
+    def read_bytes(self) -> bytes:
+        """Read all.
+
+        Raises:
+            OSError: It cannot be read.
+        """
+
+
 @dataclass(frozen=True, slots=True)
 class DecodedFile:
     """What a file holds.
 
     Attributes:
-        path: The file.
+        file: The file.
         grey: Grey levels, uint8 (image_size, image_size); None where it could not be read.
         failure: Why it could not be read; empty where it could.
         may_pass: Whether the failure is not the file's: it was away, or a decoder is missing.
@@ -29,7 +40,7 @@ class DecodedFile:
         sha256: Digest of its bytes, where that was asked; empty where they could not be read.
     """
 
-    path: Path
+    file: File
     grey: NDArray[np.uint8] | None = None
     failure: str = ""
     may_pass: bool = False
@@ -38,23 +49,23 @@ class DecodedFile:
 
 
 def decode_ahead(
-    paths: Iterable[Path], preprocessing: Preprocessing, window: int, *, check: bool = False
+    files: Iterable[File], preprocessing: Preprocessing, window: int, *, check: bool = False
 ) -> Iterator[DecodedFile]:
     """Yield what each file holds, in order.
 
     Args:
-        paths: Files; taken only as far ahead as decoding runs.
+        files: Files; taken only as far ahead as decoding runs.
         preprocessing: How to decode them.
         window: Files that may be under way or waiting to be yielded, at most.
         check: Whether to look for objections, and to compute digests.
     """
     threads = ThreadPoolExecutor(max_workers=available_cores())
     pending: deque[Future[DecodedFile]] = deque()
-    paths = iter(paths)
+    files = iter(files)
     try:
         while True:
-            for path in islice(paths, window - len(pending)):
-                pending.append(threads.submit(_read, path, preprocessing, check))
+            for file in islice(files, window - len(pending)):
+                pending.append(threads.submit(_read, file, preprocessing, check))
             if not pending:
                 return
             yield pending.popleft().result()
@@ -62,18 +73,18 @@ def decode_ahead(
         threads.shutdown(wait=False, cancel_futures=True)
 
 
-def _read(path: Path, preprocessing: Preprocessing, check: bool) -> DecodedFile:
+def _read(file: File, preprocessing: Preprocessing, check: bool) -> DecodedFile:
     digest = ""
     try:
-        encoded = path.read_bytes()
+        encoded = file.read_bytes()
         if not check:
-            return DecodedFile(path, decode(encoded, preprocessing))
+            return DecodedFile(file, decode(encoded, preprocessing))
         digest = sha256(encoded).hexdigest()
         grey, objection = decode_checked(encoded, preprocessing)
     except UnreadableImageError as error:
         may_pass = isinstance(error, DecoderMissingError)
-        return DecodedFile(path, failure=str(error), may_pass=may_pass, sha256=digest)
+        return DecodedFile(file, failure=str(error), may_pass=may_pass, sha256=digest)
     except (OSError, ValueError) as error:  # ValueError: a zero byte in a path
         reason = getattr(error, "strerror", None) or str(error)
-        return DecodedFile(path, failure=reason, may_pass=True)
-    return DecodedFile(path, grey, objection=objection, sha256=digest)
+        return DecodedFile(file, failure=reason, may_pass=True)
+    return DecodedFile(file, grey, objection=objection, sha256=digest)

@@ -1,6 +1,7 @@
 """Which files are X-rays: by their content where the name does not tell."""
 
-from pathlib import Path
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
 
 from pneumonia.data.dicom import is_dicom, may_be_radiograph
 
@@ -24,33 +25,46 @@ OVERLAY_MARK = ("Software", "pneumonia explain")
 """PNG text of the overlays that this package writes."""
 
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"II*\0", b"MM\0*", b"BM")
-_BYTES_TO_LOOK_AT = 512
+BYTES_TO_LOOK_AT = 512
 
 
 def why_skipped(path: Path) -> str:
+    """Why a file is not taken for an X-ray, as ``why_skipped_content`` says; empty where it is."""
+
+    def start() -> bytes:
+        try:
+            with path.open("rb") as file:
+                return file.read(BYTES_TO_LOOK_AT)
+        except OSError:
+            return b""  # decoding meets the same error, and reports it
+
+    return why_skipped_content(path.name, start)
+
+
+def why_skipped_content(name: str, start: Callable[[], bytes]) -> str:
     """Why a file is not taken for an X-ray; empty where it is.
 
     Files of any name are taken whose content begins as JPEG, PNG, TIFF, BMP, WebP or a DICOM
     radiograph does.
 
+    Args:
+        name: The file's name.
+        start: Gives its first ``BYTES_TO_LOOK_AT`` bytes, where the name does not tell.
+
     Returns:
         ``DICOM that is no radiograph``, ``overlay of explain``, the file's ending, or ``without
         ending``.
     """
-    ending = path.suffix.lower()
+    ending = PurePosixPath(name).suffix.lower()
     if ending in IMAGE_ENDINGS - {".png"}:
         return ""
-    try:
-        with path.open("rb") as file:
-            start = file.read(_BYTES_TO_LOOK_AT)
-    except OSError:
-        start = b""  # decoding meets the same error, and reports it
-    if b"\0".join(part.encode() for part in OVERLAY_MARK) in start:
+    content = start()
+    if b"\0".join(part.encode() for part in OVERLAY_MARK) in content:
         return "overlay of explain"
-    if ending == ".png" or start.startswith(_SIGNATURES):
+    if ending == ".png" or content.startswith(_SIGNATURES):
         return ""
-    if start.startswith(b"RIFF") and start[8:12] == b"WEBP":
+    if content.startswith(b"RIFF") and content[8:12] == b"WEBP":
         return ""
-    if is_dicom(start):
-        return "" if may_be_radiograph(start) else "DICOM that is no radiograph"
+    if is_dicom(content):
+        return "" if may_be_radiograph(content) else "DICOM that is no radiograph"
     return ending or "without ending"

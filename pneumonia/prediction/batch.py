@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ import torch
 
 from pneumonia import __version__
 from pneumonia.cores import shared_cores
-from pneumonia.data.decode_ahead import DecodedFile, decode_ahead
+from pneumonia.data.decode_ahead import DecodedFile, File, decode_ahead
 from pneumonia.errors import UsageError
 from pneumonia.evaluation.calibration import at_prevalence
 from pneumonia.evaluation.conformal import possible_classes
@@ -74,7 +73,7 @@ class PredictionCounts:
 
 def score(
     model: LoadedModel,
-    files: Iterable[Path],
+    files: Iterable[File],
     *,
     batch_size: int = 64,
     device: str = "auto",
@@ -219,7 +218,7 @@ class _Scorer:
 
     def _row(self, file: DecodedFile) -> Row:
         values = {name: self.constant.get(name) for name in COLUMNS}
-        row = values | {"path": str(file.path), "sha256": file.sha256}
+        row = values | {"path": str(file.file), "sha256": file.sha256}
         if file.grey is None:
             return row | {"status": "error", "reason": file.failure}
         if self.checked and file.objection:

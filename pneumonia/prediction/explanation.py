@@ -1,13 +1,14 @@
 """Grad-CAM overlays of image files."""
 
 from collections.abc import Iterable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from pneumonia.data.decode import decode
+from pneumonia.data.decode_ahead import File
 from pneumonia.data.file_types import OVERLAY_MARK
 from pneumonia.data.limits import UnreadableImageError
 from pneumonia.errors import DataError
@@ -16,11 +17,12 @@ from pneumonia.evaluation.grad_cam import grad_cam
 from pneumonia.files import atomic_write
 from pneumonia.networks.registry import network_named
 from pneumonia.prediction.batch import SCORED, Row, score
+from pneumonia.prediction.paths import file_named
 from pneumonia.tracking.models import LoadedModel
 from pneumonia.training.device import out_of_memory_as_error
 
 
-def explain_images(model: LoadedModel, files: Iterable[Path], output: Path) -> Iterator[Row]:
+def explain_images(model: LoadedModel, files: Iterable[File], output: Path) -> Iterator[Row]:
     """Write an overlay a file, and yield its row as soon as it is written.
 
     Args:
@@ -46,11 +48,12 @@ def explain_images(model: LoadedModel, files: Iterable[Path], output: Path) -> I
                 number += 1
                 row["overlay"] = ""
                 if row["status"] in SCORED:
-                    path = Path(row["path"])
-                    target = output / f"{number:05}-{path.stem[:100]}.png"
+                    stem = PurePosixPath(row["path"].partition("::")[0]).stem
+                    target = output / f"{number:05}-{stem[:100]}.png"
                     try:
-                        pixels = decode(path.read_bytes(), model.config.preprocessing)
-                    except UnreadableImageError as error:  # changed since it was scored
+                        content = file_named(row["path"]).read_bytes()
+                        pixels = decode(content, model.config.preprocessing)
+                    except (UnreadableImageError, OSError) as error:  # changed since it was scored
                         row |= {"status": "error", "reason": str(error)}
                     else:
                         device = next(model.network.parameters()).device

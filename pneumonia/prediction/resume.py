@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from pneumonia.data.decode_ahead import File
 from pneumonia.errors import DataError, UsageError
 from pneumonia.files import unfinished_writes
 from pneumonia.prediction.batch import COLUMNS, SCORED, Row
@@ -47,7 +48,7 @@ def kept_rows(output: Path, file_format: str, scored_by: Mapping[str, Any]) -> l
     return list(kept.values())
 
 
-def shard(files: Iterable[Path], which: str) -> Iterator[Path]:
+def shard(files: Iterable[File], which: str) -> Iterator[File]:
     """Every n-th file: the part of one of several machines that are given the same files.
 
     Args:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pneumonia import __version__
+from pneumonia.data.decode_ahead import File
 from pneumonia.errors import DataError, UsageError
 from pneumonia.prediction.batch import COLUMNS, PredictionCounts, gate_column
 from pneumonia.tracking.models import LoadedModel, runs_known_code
@@ -24,7 +25,7 @@ RESULT_TYPE = "label string, probability double, threshold double, status string
 
 def score_on_spark(
     model: LoadedModel,
-    files: Iterable[Path],
+    files: Iterable[File],
     output: Path,
     master: str,
     counts: PredictionCounts,
@@ -93,14 +94,23 @@ def score_on_spark(
         raise DataError(f"Spark at {master!r} failed: {str(error).splitlines()[0]}") from error
 
 
-def _jobs(files: Iterable[Path], done: set[str], counts: Counter[str]) -> Iterator[list[str]]:
-    left = (str(file) for file in files)
+def _jobs(files: Iterable[File], done: set[str], counts: Counter[str]) -> Iterator[list[str]]:
+    left = map(_path_for_all, files)
     while paths := list(islice(left, _IMAGES_A_JOB)):
         new = [path for path in paths if path not in done]
         if n_there := len(paths) - len(new):
             counts["there already"] += n_there
         if new:
             yield new
+
+
+def _path_for_all(file: File) -> str:
+    if not isinstance(file, Path):
+        raise UsageError(
+            f"--spark reads files that all machines see under one path, not {str(file)!r}: copy "
+            "what is at a URL, and unpack archives, to a shared folder"
+        )
+    return str(file)
 
 
 def _scored_already(spark: SparkSession, output: Path, uri: str, threshold: float) -> set[str]:

@@ -5,13 +5,13 @@ import html
 import io
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 from PIL import Image
 
 from pneumonia.data.decode import Preprocessing, decode
 from pneumonia.data.limits import UnreadableImageError
 from pneumonia.prediction.batch import SCORED, Row
+from pneumonia.prediction.paths import file_named
 
 _THUMBNAIL = Preprocessing(144, "pad")
 
@@ -120,7 +120,7 @@ def _item(row: Row) -> str:
 
 def _thumbnail(row: Row) -> str:
     try:
-        grey = decode(Path(row["path"]).read_bytes(), _THUMBNAIL)
+        grey = decode(file_named(row["path"]).read_bytes(), _THUMBNAIL)
     except (UnreadableImageError, OSError, ValueError):
         return '<div class="none"></div>'
     encoded = io.BytesIO()
