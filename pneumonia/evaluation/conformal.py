@@ -7,6 +7,9 @@ from numpy.typing import NDArray
 
 from pneumonia.evaluation.metrics import Labels, Probabilities
 
+KEPT_DIGITS = 6
+"""Digits kept of a probability."""
+
 _KEPT = 500
 """Probabilities kept of each class, at most: evenly spread ranks of more say nearly the same."""
 
@@ -56,4 +59,4 @@ def _kept(values: Probabilities) -> tuple[float, ...]:
     ordered = np.sort(values)
     if len(ordered) > _KEPT:
         ordered = ordered[np.linspace(0, len(ordered) - 1, _KEPT).round().astype(int)]
-    return tuple(float(value) for value in ordered.round(6))
+    return tuple(float(value) for value in ordered.round(KEPT_DIGITS))

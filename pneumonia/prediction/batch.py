@@ -17,6 +17,7 @@ from pneumonia.errors import UsageError
 from pneumonia.evaluation.calibration import at_prevalence
 from pneumonia.evaluation.conformal import possible_classes
 from pneumonia.evaluation.decide import decide
+from pneumonia.evaluation.drift import ScoreDrift
 from pneumonia.evaluation.predict import Predictor
 from pneumonia.tracking.models import LoadedModel
 from pneumonia.training.device import Engine, choose_engine, out_of_memory_as_error
@@ -58,11 +59,13 @@ class PredictionCounts:
         results: Images by label; those without one as ``undecided``, ``rejected`` or ``error``.
         skipped: Files in folders that are no images, by kind.
         warnings: How many of those with a label are unusual.
+        drift: Where it is wanted, counts the model's own probabilities.
     """
 
     results: Counter[str] = field(default_factory=Counter)
     skipped: Counter[str] = field(default_factory=Counter)
     warnings: int = 0
+    drift: ScoreDrift | None = None
 
     def add(self, label: str, status: str, count: int = 1) -> None:
         """Count images of a label and status."""

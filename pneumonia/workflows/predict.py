@@ -1,19 +1,33 @@
 """``pneumonia predict``: a model on image files."""
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pneumonia.errors import UsageError
-from pneumonia.prediction.batch import PredictionCounts, Row, gate_column, reweight, score
+from pneumonia.evaluation.calibration import at_prevalence
+from pneumonia.evaluation.drift import ScoreDrift
+from pneumonia.prediction.batch import (
+    SCORED,
+    PredictionCounts,
+    Row,
+    gate_column,
+    reweight,
+    score,
+)
 from pneumonia.prediction.paths import find_paths
 from pneumonia.prediction.resume import kept_rows, partial_file, shard
 from pneumonia.prediction.rows import format_of, open_writer
 from pneumonia.prediction.spark import score_on_spark
 from pneumonia.tracking.models import LoadedModel
-from pneumonia.tracking.runs import NewRun, parent_run
+from pneumonia.tracking.runs import NewRun, Run, parent_run
 from pneumonia.tracking.store import choose_experiment
+
+log = logging.getLogger(__name__)
 
 
 def predict(
@@ -114,13 +128,13 @@ def predict_to_file(
         UsageError: This machine has no such device or precision, the threshold is not 0–1, or the
             format contradicts the file's ending.
     """
-    counts = PredictionCounts()
     scored_by = {
         "model": model.uri,
         "threshold": reweight(model, model.threshold(threshold), prevalence=prevalence),
         "gate": gate_column(gate=gate),
         "coverage": coverage,
     }
+    counts = PredictionCounts(drift=_drift_from_validation(model, prevalence))
     kept = _kept_rows(output, file_format, scored_by) if resume else []
     done = {row["path"] for row in kept}
     files = shard(find_paths(images, stdin, counts.skipped), part)
@@ -139,10 +153,12 @@ def predict_to_file(
         if kept:
             write(kept)
             counts.results["there already"] = len(kept)
+            _count_scores(kept, counts, model, prevalence)
         for rows in scored:
             write(rows)
             for row in rows:
                 counts.add(row["label"], row["status"])
+            _count_scores(rows, counts, model, prevalence)
             on_batch(counts.results.total())
     if resume and output is not None:
         partial_file(output).unlink(missing_ok=True)
@@ -158,6 +174,25 @@ def _kept_rows(
     if rows_format == "html":
         raise UsageError("--resume cannot read a worklist: use csv, jsonl or parquet")
     return kept_rows(output, rows_format, scored_by)
+
+
+def _drift_from_validation(model: LoadedModel, prevalence: float | None) -> ScoreDrift | None:
+    calibration, validated_at = model.config.calibration, model.config.prevalence
+    if not all(calibration):
+        return None  # a model of an earlier version of this package
+    return ScoreDrift(calibration, validated_at if prevalence is None else prevalence)
+
+
+def _count_scores(
+    rows: Iterable[Row], counts: PredictionCounts, model: LoadedModel, prevalence: float | None
+) -> None:
+    """Count the model's own probabilities, before they were re-weighted."""
+    if counts.drift is None:
+        return
+    scores = np.array([float(row["probability"]) for row in rows if row["status"] in SCORED])
+    if prevalence is not None:
+        scores = at_prevalence(scores, prevalence, model.config.prevalence)
+    counts.drift.add(scores)
 
 
 def predict_on_spark(
@@ -213,7 +248,9 @@ def log_prediction(
     *,
     experiment_name: str | None = None,
 ) -> str:
-    """Log a batch as an MLflow run that is linked to the model: its counts, and its rows.
+    """Log a batch as an MLflow run that is linked to the model: counts, rates, drift, and its rows.
+
+    Where the probabilities have drifted from those of the validation images, a warning says so.
 
     Args:
         model: The model.
@@ -232,9 +269,30 @@ def log_prediction(
     new = NewRun(f"predict-{model.config.network}", {"kind": "predict"}, experiment_id)
     with parent_run(new) as run:
         run.log_parameters({"model_uri": model.uri, "paths": " ".join(map(str, images))})
-        run.log_metrics({f"count/{key}": count for key, count in counts.results.items()})
-        run.log_metrics({"count/warning": counts.warnings})
+        by_result = {**counts.results, "warning": counts.warnings}
+        run.log_metrics({f"count/{key}": count for key, count in by_result.items()})
+        n_images = max(counts.results.total(), 1)
+        run.log_metrics({f"rate/{key}": count / n_images for key, count in by_result.items()})
+        if counts.drift is not None and counts.drift.counts.any():
+            _log_drift(run, counts.drift, model.uri)
         run.tag({"model_uri": model.uri, "model.run_id": model.run_id or ""})
         if output is not None and output.is_file():
             run.log_file(output.name, output.read_bytes())
         return run.id
+
+
+def _log_drift(run: Run, drift: ScoreDrift, model_uri: str) -> None:
+    from pneumonia.evaluation.drift_figure import drift_figure
+
+    index, bound = drift.index, drift.bound
+    run.log_metrics({"drift/stability_index": index, "drift/bound": bound})
+    title = f"{model_uri}: population stability index {index:.2f}, bound {bound:.2f}"
+    run.log_figure(drift_figure(drift, title=title), "drift")
+    if index > bound:
+        log.warning(
+            "the probabilities are spread otherwise than those of the validation images "
+            "(population stability index %.2f, past %.2f): other images, or another share of ill "
+            "people, which --prevalence can state. Evaluate the model on labelled images of these",
+            index,
+            bound,
+        )
