@@ -15,6 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from pneumonia.config.data import DataSettings
+from pneumonia.data.dataset import load_data_set
 from pneumonia.data.decode import Preprocessing, decode
 from pneumonia.data.file_types import why_skipped
 from pneumonia.data.limits import UnreadableImageError
@@ -293,6 +295,34 @@ def test_a_hospital_export_is_trained_on_and_predicted(
     assert result.exit_code == 0, result.stderr
     assert len(result.stdout.splitlines()) == 1 + 32 + 1
     assert result.stderr.count("1 DICOM that is no radiograph") == 1
+
+
+@pytest.mark.parametrize("labels", [False, True])
+def test_identifiers_are_kept_where_asked_for_and_the_split_is_the_same(
+    exported: Path, tmp_path: Path, *, labels: bool
+) -> None:
+    wanted = DataSettings(data=str(exported))
+    if labels:
+        table = tmp_path / "table.csv"
+        lines = [
+            f"{file},{name},ID {name} {int(file.name[2:8]) // 2}"
+            for name in ("NORMAL", "PNEUMONIA")
+            for file in sorted((exported / name).glob("IM*"))
+        ]
+        table.write_text("\n".join(["path,label,patient", *lines]))
+        wanted = wanted.with_values(labels=str(table))
+    hashed, kept = (
+        load_data_set(wanted.with_values(keep_identifiers=keep), Preprocessing(16, "stretch"))
+        for keep in (False, True)
+    )
+    for role, images in hashed.roles.items():
+        assert [image.path for image in images] == [image.path for image in kept.roles[role]]
+    images = hashed.roles["train"]
+    assert all(image.patient.name.startswith("patient-") for image in images)
+    start = "ID" if labels else "MRN"
+    named = {image.path: image.patient.name for image in kept.roles["train"]}
+    for path, name in named.items():
+        assert name == f"{start} {path.parent.name} {int(path.name[2:8]) // 2}"
 
 
 def test_without_pydicom_the_remedy_is_named_and_nothing_is_cached(

@@ -42,6 +42,7 @@ from pneumonia.errors import UsageError
     help="Class folders, if not named as the model's classes: FOLDER=CLASS,FOLDER=CLASS.",
 )
 @flag("skip-unreadable", default=False, help="Leave unreadable images out.")
+@flag("keep-identifiers", default=False, help="Name patients by their id, not by its hash.")
 @click.option("--labels", default="", help="CSV table of labels, in place of class folders.")
 @click.option(
     "--findings",
@@ -68,6 +69,7 @@ def evaluate(
     split: str,
     classes: str,
     skip_unreadable: bool,
+    keep_identifiers: bool,
     labels: str,
     findings: str,
     threshold: float | None,
@@ -105,6 +107,7 @@ def evaluate(
             split=split,
             classes=classes,
             skip_unreadable=skip_unreadable,
+            keep_identifiers=keep_identifiers,
             labels=labels,
             findings=findings,
             threshold=threshold,

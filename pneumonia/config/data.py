@@ -73,6 +73,11 @@ class DataSettings(Settings):
         description="Regular expression with a 'patient' group, searched in each image's path "
         "relative to the data set.",
     )
+    keep_identifiers: bool = Field(
+        default=False,
+        description="Name patients in the files of predictions by their id in DICOM files and "
+        "tables, not by its hash.",
+    )
     skip_unreadable: bool = Field(
         default=False, description="Leave unreadable images out instead of stopping."
     )

@@ -192,10 +192,17 @@ def find_readable(
             class_names=settings.class_names,
             patient_pattern=settings.patient_pattern,
             skip_missing=settings.skip_unreadable,
+            keep_identifiers=settings.keep_identifiers,
         )
     else:
         root = data_set_root(folder, settings.class_names)
-        found = find_images(root, settings.class_names, settings.patient_pattern, only)
+        found = find_images(
+            root,
+            settings.class_names,
+            settings.patient_pattern,
+            only,
+            keep_identifiers=settings.keep_identifiers,
+        )
     files = {image.digest: image.path for image in found.images}
     cache = open_cache(files, preprocessing, progress=progress)
     unreadable = [image for image in found.images if image.digest in cache.unreadable]

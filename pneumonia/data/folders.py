@@ -14,7 +14,7 @@ from pneumonia.cores import available_cores
 from pneumonia.data.dicom import dicom_patient, is_dicom
 from pneumonia.data.file_types import SKIPPED_FOLDERS, why_skipped
 from pneumonia.data.layout import cannot_read, class_folders, is_folder, part_folders
-from pneumonia.data.patients import Patient, compile_pattern, hashed_patient, patient_of
+from pneumonia.data.patients import Patient, compile_pattern, identified_patient, patient_of
 from pneumonia.errors import DataError
 
 
@@ -56,6 +56,8 @@ def find_images(
     class_names: tuple[str, str],
     patient_pattern: str = "",
     only: Collection[str] | None = None,
+    *,
+    keep_identifiers: bool = False,
 ) -> Found:
     """Find every labelled image under ``root``, with its patient and a digest of its content.
 
@@ -67,6 +69,7 @@ def find_images(
         class_names: The negative and the positive class.
         patient_pattern: A regular expression with a ``patient`` group, or empty.
         only: Which of ``train``, ``val`` and ``test`` to read; by default all.
+        keep_identifiers: As ``identified_patient`` takes it.
 
     Raises:
         DataError: There is no such folder, or it holds no images of one of the classes.
@@ -90,13 +93,15 @@ def find_images(
             tell = partial(_patient, root=root, pattern=pattern)
             _refuse_same_names(class_folder, files, tell)
     patients = [_patient(file, root, pattern) for _, _, file in labelled]
-    return Found(
-        image_files(labelled, [p if p.known or pattern else None for p in patients]), skipped
-    )
+    known = [patient if patient.known or pattern else None for patient in patients]
+    return Found(image_files(labelled, known, keep_identifiers=keep_identifiers), skipped)
 
 
 def image_files(
-    labelled: Sequence[tuple[str, int, Path]], patients: Sequence[Patient | None]
+    labelled: Sequence[tuple[str, int, Path]],
+    patients: Sequence[Patient | None],
+    *,
+    keep_identifiers: bool,
 ) -> list[ImageFile]:
     """Read files, and say what each is.
 
@@ -104,11 +109,13 @@ def image_files(
         labelled: The part, the label and the path of each.
         patients: Whom each shows; None takes the PatientID of a DICOM file, and every other file
             for a patient of its own.
+        keep_identifiers: As ``identified_patient`` takes it.
     """
+    own_patient = partial(_own_patient, keep=keep_identifiers)
     with ThreadPoolExecutor(max_workers=available_cores()) as threads:
         contents = threads.map(_content, (file for _, _, file in labelled))
         return [
-            ImageFile(file, part, label, patient or _own_patient(file, identifier), digest)
+            ImageFile(file, part, label, patient or own_patient(file, identifier), digest)
             for (part, label, file), patient, (digest, identifier) in zip(
                 labelled, patients, contents, strict=True
             )
@@ -163,8 +170,10 @@ def _walk(folder: Path, skipped: Counter[str], ancestors: frozenset[Path]) -> It
             yield path
 
 
-def _own_patient(file: Path, identifier: str) -> Patient:
-    return hashed_patient(identifier) if identifier else Patient(str(file), None, known=False)
+def _own_patient(file: Path, identifier: str, *, keep: bool) -> Patient:
+    if identifier:
+        return identified_patient(identifier, keep=keep)
+    return Patient(str(file), None, known=False)
 
 
 def _patient(file: Path, root: Path, pattern: re.Pattern[str] | None) -> Patient:

@@ -3,11 +3,12 @@
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from pneumonia.config.data import names, part_name
 from pneumonia.data.folders import Found, image_files, walk_images
-from pneumonia.data.patients import Patient, compile_pattern, hashed_patient, patient_of
+from pneumonia.data.patients import Patient, compile_pattern, identified_patient, patient_of
 from pneumonia.data.tables import Record, read_records
 from pneumonia.errors import DataError
 
@@ -20,6 +21,7 @@ def find_listed(
     class_names: tuple[str, str],
     patient_pattern: str = "",
     skip_missing: bool = False,
+    keep_identifiers: bool = False,
 ) -> Found:
     """Find every image that a table names, with its label, patient and digest.
 
@@ -34,6 +36,7 @@ def find_listed(
         patient_pattern: A regular expression with a ``patient`` group, or empty; it goes before
             the table's patient.
         skip_missing: Whether to leave out and count images that are not there.
+        keep_identifiers: As ``identified_patient`` takes it.
 
     Raises:
         DataError: The table cannot be read, or an image is missing or ambiguous.
@@ -67,8 +70,10 @@ def find_listed(
         )
     if missing:
         skipped["listed but missing"] += len(missing)
-    patients = [_patient(record, file, root, pattern) for _, _, file, record in labelled]
-    images = image_files([entry[:3] for entry in labelled], patients)
+    tell = partial(_patient, root=root, pattern=pattern, keep=keep_identifiers)
+    patients = [tell(record, file) for _, _, file, record in labelled]
+    files = [entry[:3] for entry in labelled]
+    images = image_files(files, patients, keep_identifiers=keep_identifiers)
     return Found(images, skipped)
 
 
@@ -98,13 +103,13 @@ def _common_end(one: Iterable[str], other: Sequence[str]) -> int:
 
 
 def _patient(
-    record: Record, file: Path, root: Path, pattern: re.Pattern[str] | None
+    record: Record, file: Path, *, root: Path, pattern: re.Pattern[str] | None, keep: bool
 ) -> Patient | None:
     """The patient by the pattern, by the table, or by the path; None leaves it to the file."""
     path = file.relative_to(root).as_posix()
     if pattern is not None:
         return patient_of(path, str(file), pattern)
     if record.patient:
-        return hashed_patient(record.patient)
+        return identified_patient(record.patient, keep=keep)
     known = patient_of(path, str(file))
     return known if known.known else None

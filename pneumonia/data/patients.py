@@ -40,11 +40,18 @@ class Patient:
         key: Equal for two images exactly when they show the same patient.
         pathogen: ``bacteria``, ``virus``, or None where the name does not tell.
         known: Whether a pattern matched; otherwise the image is its own patient.
+        identifier: What names the patient in files that are written, where that is not ``key``.
     """
 
     key: str
     pathogen: str | None
     known: bool
+    identifier: str = ""
+
+    @property
+    def name(self) -> str:
+        """What names the patient in files that are written."""
+        return self.identifier or self.key
 
 
 def compile_pattern(pattern: str) -> re.Pattern[str]:
@@ -65,10 +72,16 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
     return compiled
 
 
-def hashed_patient(identifier: str) -> Patient:
-    """The patient of an id in a table or a DICOM file, of which only a hash is ever written out."""
+def identified_patient(identifier: str, *, keep: bool) -> Patient:
+    """The patient of an id in a table or a DICOM file.
+
+    Args:
+        identifier: The id.
+        keep: Whether files that are written name the patient by it; else a hash does, which is the
+            key in any case, so that the split does not depend on this.
+    """
     hashed = hashlib.blake2b(identifier.encode(), digest_size=8).hexdigest()
-    return Patient(f"patient-{hashed}", None, known=True)
+    return Patient(f"patient-{hashed}", None, known=True, identifier=identifier if keep else "")
 
 
 def patient_of(path: str, own_key: str, pattern: re.Pattern[str] | None = None) -> Patient:

@@ -43,5 +43,5 @@ def drift_figure(drift: ScoreDrift, *, title: str) -> Figure:
 
 
 def _names(edges: Sequence[float]) -> list[str]:
-    shown = ["0", *(f"{edge:.3g}" for edge in edges), "1"]
+    shown = ["0", *(f"{edge:.4g}" for edge in edges), "1"]
     return [f"{low}–\n{high}" for low, high in pairwise(shown)]

@@ -90,7 +90,7 @@ def predictions_of(
     """Put labelled files and their probabilities (n,) together."""
     return Predictions(
         [str(file.path) for file in files],
-        [file.patient.key for file in files],
+        [file.patient.name for file in files],
         [file.digest for file in files],
         np.array([file.label for file in files], dtype=np.int64),
         probability,

@@ -153,7 +153,7 @@ def _log_summary(
     writer.writerow(["path", "patient", "fold", "truth", "probability"])
     for file, fold, label, value in zip(pool.files, fold_of, truth, out_of_fold, strict=True):
         writer.writerow(
-            [file.path.relative_to(data.root), file.patient.key, fold, names[label], value]
+            [file.path.relative_to(data.root), file.patient.name, fold, names[label], value]
         )
     run.log_text(table.getvalue(), "out_of_fold.csv")
     rows = [

@@ -28,6 +28,7 @@ def evaluate(
     split: str = "test",
     classes: str = "",
     skip_unreadable: bool = False,
+    keep_identifiers: bool = False,
     labels: str = "",
     findings: str = "Pneumonia",
     threshold: float | None = None,
@@ -46,6 +47,7 @@ def evaluate(
             that are named otherwise are given as ``FOLDER=CLASS``, as in
             ``healthy=NORMAL,sick=PNEUMONIA``.
         skip_unreadable: Whether to leave unreadable images out.
+        keep_identifiers: Whether predictions name patients by their id, not by its hash.
         labels: A table of labels in place of class folders, as ``train`` takes it.
         findings: The findings of a published table that make an image positive.
         threshold: Lowest probability called positive, 0–1; the model's own by default.
@@ -66,6 +68,7 @@ def evaluate(
         data=data,
         classes=",".join(class_folders_of(classes, model.config.class_names)),
         skip_unreadable=skip_unreadable,
+        keep_identifiers=keep_identifiers,
         labels=labels,
         findings=findings,
     )
