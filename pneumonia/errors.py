@@ -47,6 +47,10 @@ class DeviceError(PneumoniaError):
     """The device is out of memory."""
 
 
+class PortError(PneumoniaError):
+    """Another program listens on the port, or this user may not."""
+
+
 class TrackingError(PneumoniaError):
     """The tracking server or store does not answer, or refuses what we ask."""
 

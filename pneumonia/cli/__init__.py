@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from pneumonia import __version__
+from pneumonia.cli.app import app
 from pneumonia.cli.audit import audit
 from pneumonia.cli.compare import compare
 from pneumonia.cli.cross_validate import cross_validate
@@ -55,7 +56,7 @@ def cli(ctx: click.Context, quiet: bool) -> None:
 
 cli.add_section("Train", train, cross_validate, study, reproduce)
 cli.add_section("Look at data and runs", audit, ui, compare, demo)
-cli.add_section("Use a model", predict, evaluate, explain, export, promote)
+cli.add_section("Use a model", predict, app, evaluate, explain, export, promote)
 cli.add_section("After a crash or an outage", doctor, sync)
 
 

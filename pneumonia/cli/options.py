@@ -76,6 +76,17 @@ def tracking_uri_option(command: Command) -> Command:
     )(command)
 
 
+def port_option(default: int) -> Callable[[Command], Command]:
+    """An option ``--port``."""
+    return click.option(
+        "--port",
+        default=default,
+        show_default=True,
+        type=click.IntRange(1, 65535),
+        help="Port to listen on.",
+    )
+
+
 def json_option(command: Command) -> Command:
     """Add ``--json``."""
     return click.option(
@@ -143,4 +154,10 @@ threshold_option = click.option(
     "--threshold",
     type=FloatInRange(0, 1),
     help="Lowest probability called positive; the model's own by default.",
+)
+gate_option = click.option(
+    "--gate/--no-gate",
+    default=True,
+    show_default=True,
+    help="Give no probability to what looks like no chest X-ray, or unlike the training images.",
 )

@@ -7,15 +7,14 @@ from pathlib import Path
 
 import click
 
-from pneumonia.cli.options import FloatInRange, model_uri_option, threshold_option, tracking_options
-from pneumonia.errors import UsageError
-
-_GATE = click.option(
-    "--gate/--no-gate",
-    default=True,
-    show_default=True,
-    help="Give no probability to what looks like no chest X-ray, or unlike the training images.",
+from pneumonia.cli.options import (
+    FloatInRange,
+    gate_option,
+    model_uri_option,
+    threshold_option,
+    tracking_options,
 )
+from pneumonia.errors import UsageError
 
 
 @click.command(short_help="Classify images, one row each.")
@@ -61,7 +60,7 @@ _GATE = click.option(
 @click.option(
     "--shard", default="", metavar="K/N", help="Classify part K of N of the images: one a machine."
 )
-@_GATE
+@gate_option
 @click.option(
     "--prevalence",
     type=FloatInRange(0, 1, min_open=True, max_open=True),

@@ -7,19 +7,14 @@ from pathlib import Path
 import click
 
 from pneumonia.cli.group import progress
-from pneumonia.cli.options import tracking_uri_option
+from pneumonia.cli.options import port_option, tracking_uri_option
+from pneumonia.cli.ports import bound_socket
 
 
 @click.command(short_help="Start the MLflow UI, and print its link.")
 @tracking_uri_option
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option(
-    "--port",
-    default=5000,
-    show_default=True,
-    type=click.IntRange(1, 65535),
-    help="Port to listen on.",
-)
+@port_option(5000)
 @click.option(
     "--allowed-hosts",
     default="",
@@ -35,7 +30,6 @@ def ui(tracking_uri: str | None, host: str, port: int, allowed_hosts: str) -> No
     """
     import socket
 
-    from pneumonia.errors import TrackingError
     from pneumonia.processes import run_until_stopped
     from pneumonia.tracking.store import connect, latest_experiment
 
@@ -45,16 +39,7 @@ def ui(tracking_uri: str | None, host: str, port: int, allowed_hosts: str) -> No
     if uri.startswith(("http://", "https://")):
         click.echo(f"{uri}/#/experiments/{latest_experiment()}/runs?workflowType=machine_learning")
         return
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise TrackingError(
-                f"cannot listen on {host}:{port} ({error.strerror}): try another "
-                f"with --port {port + 1}"
-            ) from None
+    bound_socket(host, port).close()
     click.echo(f"{base}/#/experiments/{latest_experiment()}/runs?workflowType=machine_learning")
     click.echo("Ctrl-C stops it.", err=True)
     command = [

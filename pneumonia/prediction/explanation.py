@@ -1,9 +1,12 @@
 """Grad-CAM overlays of image files."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -21,6 +24,33 @@ from pneumonia.prediction.paths import file_named
 from pneumonia.tracking.models import LoadedModel
 from pneumonia.training.device import out_of_memory_as_error
 
+_LEAST_SIDE = 512
+"""Pixels a side of what is drawn, or those of the network's input where it has more."""
+
+
+def heat_map(model: LoadedModel, encoded: bytes) -> NDArray[np.uint8]:
+    """Draw an X-ray with the Grad-CAM heat of the positive class over it.
+
+    Args:
+        model: The model.
+        encoded: The image file's bytes.
+
+    Returns:
+        uint8 (H, W, 3), square as the network's input is.
+
+    Raises:
+        DeviceError: The device is out of memory.
+        UnreadableImageError: It cannot be decoded.
+    """
+    preprocessing = model.config.preprocessing
+    layer = network_named(model.config.network).cam_layer
+    device = next(model.network.parameters()).device
+    grey = torch.from_numpy(decode(encoded, preprocessing).copy()).unsqueeze(0)  # (1, H, W)
+    with out_of_memory_as_error(device, "free its memory"):
+        heat = grad_cam(model.network, layer, grey.to(device))[0]  # (H, W)
+    shown = replace(preprocessing, image_size=max(_LEAST_SIDE, preprocessing.image_size))
+    return overlay(decode(encoded, shown), heat)
+
 
 def explain_images(model: LoadedModel, files: Iterable[File], output: Path) -> Iterator[Row]:
     """Write an overlay a file, and yield its row as soon as it is written.
@@ -37,7 +67,6 @@ def explain_images(model: LoadedModel, files: Iterable[File], output: Path) -> I
         DataError: The folder cannot be written to.
         DeviceError: The device is out of memory.
     """
-    layer = network_named(model.config.network).cam_layer
     mark = PngInfo()
     mark.add_text(*OVERLAY_MARK)  # so that no folder scan takes it for an X-ray
     try:
@@ -51,18 +80,12 @@ def explain_images(model: LoadedModel, files: Iterable[File], output: Path) -> I
                     stem = PurePosixPath(row["path"].partition("::")[0]).stem
                     target = output / f"{number:05}-{stem[:100]}.png"
                     try:
-                        content = file_named(row["path"]).read_bytes()
-                        pixels = decode(content, model.config.preprocessing)
+                        drawn = heat_map(model, file_named(row["path"]).read_bytes())
                     except (UnreadableImageError, OSError) as error:  # changed since it was scored
                         row |= {"status": "error", "reason": str(error)}
                     else:
-                        device = next(model.network.parameters()).device
-                        grey = torch.from_numpy(pixels.copy()).unsqueeze(0)  # (1, H, W)
-                        with out_of_memory_as_error(device, "free its memory"):
-                            heat = grad_cam(model.network, layer, grey.to(device))[0]  # (H, W)
                         with atomic_write(target) as unfinished:
-                            drawn = Image.fromarray(overlay(pixels, heat))
-                            drawn.save(unfinished, "PNG", pnginfo=mark)
+                            Image.fromarray(drawn).save(unfinished, "PNG", pnginfo=mark)
                         row["overlay"] = str(target)
                 yield row
     except OSError as error:
