@@ -40,7 +40,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def counting(paths: object, *arguments: object, **options: object) -> object:
         for file in original(paths, *arguments, **options):  # type: ignore[arg-type]
-            decoded.append(str(file.path))
+            decoded.append(str(file.file))
             yield file
 
     monkeypatch.setattr(batch, "decode_ahead", counting)
