@@ -16,7 +16,7 @@ from pneumonia.config.experiment import load_experiment
 from pneumonia.training.checkpoint import Checkpoint
 from pneumonia.training.device import choose_engine
 from pneumonia.training.distributed import ALONE
-from pneumonia.training.loop import begin
+from pneumonia.training.setup import begin
 
 
 @click.command()

@@ -33,7 +33,7 @@ from pneumonia.search.report import trials_table
 from pneumonia.search.space import suggest
 from pneumonia.search.storage import queue_of
 from pneumonia.search.study import create_study, sampler_of
-from pneumonia.tracking.runs import NewRun, start_run
+from pneumonia.tracking.run_lifecycle import NewRun, start_run
 from pneumonia.tracking.store import choose_experiment, connect
 from pneumonia.training.device import choose_engine
 

@@ -16,8 +16,9 @@ from pneumonia.config.experiment import load_experiment
 from pneumonia.config.training import TrainingSettings
 from pneumonia.data.dataset import load_data_set, preprocessing_of
 from pneumonia.training.device import Engine, choose_engine
-from pneumonia.training.loop import build_network, train
+from pneumonia.training.loop import train
 from pneumonia.training.schedule import averaged, build_optimizer
+from pneumonia.training.setup import build_network
 
 
 def bare_step(settings: TrainingSettings, engine: Engine) -> Callable[[], torch.Tensor]:

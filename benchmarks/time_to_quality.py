@@ -22,7 +22,8 @@ from pneumonia.data.dataset import DataSet, Images, load_data_set, preprocessing
 from pneumonia.data.decode import Preprocessing
 from pneumonia.training.checkpoint import Epoch
 from pneumonia.training.device import Engine, choose_engine
-from pneumonia.training.loop import train, validate
+from pneumonia.training.loop import train
+from pneumonia.training.validation import validate
 
 LEVELS = (0.98, 0.99)
 Course = list[tuple[float, float]]

@@ -29,10 +29,10 @@ from pneumonia.evaluation.metrics import classification_metrics
 from pneumonia.tracking.epochs import log_epoch
 from pneumonia.tracking.models import ModelConfig, log_model
 from pneumonia.tracking.registry import register
-from pneumonia.tracking.runs import NewRun, start_run
+from pneumonia.tracking.run_lifecycle import NewRun, start_run
 from pneumonia.tracking.store import choose_experiment, connect
 from pneumonia.training.checkpoint import Epoch
-from pneumonia.training.loop import build_network
+from pneumonia.training.setup import build_network
 from tests.faults.server import Server
 
 _GATE = Gate("layer2", torch.zeros(80, 80), torch.zeros(2, 128), torch.eye(128), 1.0, 2.0, 0.0, 0.5)

@@ -27,7 +27,7 @@ from pneumonia.search.storage import open_storage, queue_of
 from pneumonia.search.trials import number_of
 from pneumonia.tracking.local_state import LocalState
 from pneumonia.tracking.outbox import Entry
-from pneumonia.tracking.runs import continue_run
+from pneumonia.tracking.run_lifecycle import continue_run
 from pneumonia.tracking.store import connect
 
 Cli = Callable[..., Result]

@@ -10,7 +10,7 @@ from click.testing import Result
 
 from pneumonia.tracking.local_state import LocalState
 from pneumonia.tracking.outbox import Entry, Outbox, kept_entries
-from pneumonia.tracking.runs import NewRun, continue_run, start_run
+from pneumonia.tracking.run_lifecycle import NewRun, continue_run, start_run
 from pneumonia.tracking.store import connect
 from tests.faults.checks import Finding, client, duplicates, every_run, history
 from tests.faults.commands import Forks

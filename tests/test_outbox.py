@@ -14,7 +14,8 @@ from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, TEMPORARILY_UN
 from pneumonia.errors import TrackingError
 from pneumonia.tracking import outbox as outbox_module
 from pneumonia.tracking.outbox import kept_entries, outbox
-from pneumonia.tracking.runs import NewRun, Run, run_context, start_run
+from pneumonia.tracking.run_lifecycle import NewRun, run_context, start_run
+from pneumonia.tracking.runs import Run
 from pneumonia.tracking.store import choose_experiment, connect
 
 

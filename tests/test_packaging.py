@@ -12,7 +12,7 @@ import yaml
 from click.testing import Result
 
 from pneumonia.cli import cli
-from pneumonia.tracking.runs import NewRun, parent_run
+from pneumonia.tracking.run_lifecycle import NewRun, parent_run
 from pneumonia.tracking.store import choose_experiment, connect, create_once
 from tests.faults.commands import Forks
 

@@ -11,7 +11,8 @@ import pytest
 from click.testing import Result
 
 from pneumonia.tracking.registry import register
-from pneumonia.tracking.runs import NewRun, Run, start_run
+from pneumonia.tracking.run_lifecycle import NewRun, start_run
+from pneumonia.tracking.runs import Run
 from pneumonia.tracking.store import choose_experiment, connect
 
 Cli = Callable[..., Result]

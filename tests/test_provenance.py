@@ -13,7 +13,7 @@ from pneumonia.tracking.provenance import git_state
 PACKAGE = Path(__file__).parents[1] / "pneumonia"
 START = """
 import sys
-from pneumonia.tracking.runs import NewRun, parent_run
+from pneumonia.tracking.run_lifecycle import NewRun, parent_run
 from pneumonia.tracking.store import connect
 connect(sys.argv[1])
 with parent_run(NewRun("one", {}, "0")):

@@ -43,7 +43,7 @@ def search(
         metrics = classification_metrics(*arguments)  # type: ignore[arg-type]
         return {**metrics, "auc": auc.get(calls[-1], 0.9)}
 
-    monkeypatch.setattr("pneumonia.training.loop.classification_metrics", measured)
+    monkeypatch.setattr("pneumonia.training.validation.classification_metrics", measured)
     arguments = ("--trials", 4, "--study", "night", *options)
     result = run_cli("train", "--data", xrays, *QUICK, *arguments)
     assert result.exit_code == 0, result.stderr

@@ -15,7 +15,8 @@ from pneumonia.processes import this_process
 from pneumonia.tracking import outbox as outbox_module
 from pneumonia.tracking.local_state import LocalState, kept_runs
 from pneumonia.tracking.outbox import Entry, Outbox, deliver_kept, kept_entries
-from pneumonia.tracking.runs import NewRun, Run, start_run
+from pneumonia.tracking.run_lifecycle import NewRun, start_run
+from pneumonia.tracking.runs import Run
 from pneumonia.tracking.store import connect
 
 Cli = Callable[..., Result]

@@ -23,8 +23,10 @@ from pneumonia.evaluation.metrics import classification_metrics
 from pneumonia.networks.registry import NETWORKS
 from pneumonia.networks.weights import load_weights
 from pneumonia.training.device import choose_engine
-from pneumonia.training.loop import begin, train, validate
+from pneumonia.training.loop import train
 from pneumonia.training.schedule import lr_factor
+from pneumonia.training.setup import begin
+from pneumonia.training.validation import validate
 
 QUICK = TrainingSettings(image_size=32, epochs=2, batch_size=8, precision="fp32", ema=0.9)
 

@@ -15,7 +15,7 @@ from pneumonia.errors import TrainingError
 from pneumonia.search.report import result_of
 from pneumonia.search.session import Search
 from pneumonia.tracking.results import TrainingResult
-from pneumonia.tracking.runs import run_context
+from pneumonia.tracking.run_lifecycle import run_context
 from pneumonia.tracking.store import tracking_uri
 
 log = logging.getLogger(__name__)

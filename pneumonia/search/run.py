@@ -10,7 +10,7 @@ from pneumonia.search.winner import finish
 from pneumonia.search.worker import Worker
 from pneumonia.tracking.results import TrainingResult
 from pneumonia.tracking.run_config import RunConfig
-from pneumonia.tracking.runs import run_context
+from pneumonia.tracking.run_lifecycle import run_context
 
 
 def run_search(

@@ -23,7 +23,8 @@ from pneumonia.search.study import (
 )
 from pneumonia.search.winner import reopen
 from pneumonia.tracking.run_config import RunConfig, log_run_config
-from pneumonia.tracking.runs import NewRun, Run, continue_run, left_running, start_run
+from pneumonia.tracking.run_lifecycle import NewRun, continue_run, left_running, start_run
+from pneumonia.tracking.runs import Run
 
 
 @dataclass(frozen=True, slots=True)

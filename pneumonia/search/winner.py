@@ -20,7 +20,8 @@ from pneumonia.tracking.local_state import LocalState
 from pneumonia.tracking.results import TrainingResult, description, log_result
 from pneumonia.tracking.run_config import RunConfig
 from pneumonia.tracking.runs import Run, find_run
-from pneumonia.training.loop import Trained, build_network
+from pneumonia.training.loop import Trained
+from pneumonia.training.setup import build_network
 
 
 def finish(

@@ -20,7 +20,8 @@ from pneumonia.search.trials import number_of, reason_of, state_of
 from pneumonia.tracking.epochs import checkpoint_of, log_best, log_epoch
 from pneumonia.tracking.local_state import LocalState
 from pneumonia.tracking.run_config import RunConfig
-from pneumonia.tracking.runs import Run, continue_run, find_run, left_running
+from pneumonia.tracking.run_lifecycle import continue_run, left_running
+from pneumonia.tracking.runs import Run, find_run
 from pneumonia.training.checkpoint import Epoch
 from pneumonia.training.loop import Trained, train
 

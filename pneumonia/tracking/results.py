@@ -97,10 +97,10 @@ def log_result(
     )
     title = f"{settings.network} on {data.name}"
     run.log_text(as_html(title, card, run.figures), "report.html")
-    told = (synthetic, warning, point.threshold, point.rule, stress, test.times_scored)
+    shared = (synthetic, warning, point.threshold, point.rule, stress, test.times_scored)
     if not register_winner:
         verdict = "not registered, as asked"
-        return TrainingResult(test.metrics, test.intervals, uri, verdict, *told)
+        return TrainingResult(test.metrics, test.intervals, uri, verdict, *shared)
     uri, verdict = register(
         uri,
         run,
@@ -120,7 +120,7 @@ def log_result(
             "threshold_rule": point.rule,
         },
     )
-    return TrainingResult(test.metrics, test.intervals, uri, verdict, *told)
+    return TrainingResult(test.metrics, test.intervals, uri, verdict, *shared)
 
 
 def description(

@@ -12,7 +12,8 @@ from pneumonia.config.settings import Settings
 from pneumonia.data.dataset import DataSet
 from pneumonia.errors import UsageError
 from pneumonia.tracking.local_state import LocalState
-from pneumonia.tracking.runs import Run, end_if_dead, read_text
+from pneumonia.tracking.run_lifecycle import end_if_dead
+from pneumonia.tracking.runs import Run, read_text
 from pneumonia.tracking.store import tracking_uri
 
 _FILE = "run_config.json"

@@ -16,20 +16,16 @@ from pneumonia.data.augment import Augmentation, augment, draw_changes
 from pneumonia.data.dataset import Images
 from pneumonia.data.decode import network_input
 from pneumonia.errors import TrainingError, UsageError
-from pneumonia.evaluation.metrics import classification_metrics
-from pneumonia.evaluation.predict import predict_probabilities
 from pneumonia.evaluation.stress import run_stress_test
-from pneumonia.networks.registry import network_named
-from pneumonia.networks.weights import load_weights
 from pneumonia.training.checkpoint import Checkpoint, Epoch, TrainingState
 from pneumonia.training.device import Engine, choose_engine, out_of_memory_as_error
 from pneumonia.training.distributed import ALONE, Ranks
-from pneumonia.training.schedule import averaged, build_optimizer, build_schedule, loss_weights
+from pneumonia.training.schedule import loss_weights
+from pneumonia.training.setup import begin
 from pneumonia.training.signals import StoppedBetweenBatches, noting_interrupts
+from pneumonia.training.validation import validate
 
 log = logging.getLogger(__name__)
-
-_REMARKS_LOGGED = 5
 
 OnEpoch = Callable[[Epoch], None]
 
@@ -54,11 +50,6 @@ class Trained:
     def best(self) -> Epoch:
         """The best epoch's metrics."""
         return self.history[self.best_epoch - 1]
-
-
-def build_network(settings: TrainingSettings) -> nn.Module:
-    """Build a network as the settings say, with random weights."""
-    return network_named(settings.network).build(settings.image_size, settings.dropout)
 
 
 def augmentation_of(settings: TrainingSettings) -> Augmentation:
@@ -277,49 +268,6 @@ def _train_epoch(
     }
 
 
-def begin(
-    settings: TrainingSettings,
-    engine: Engine,
-    n_batches: int,
-    rank: int = 0,
-    *,
-    initial_weights: bool = True,
-) -> TrainingState:
-    """Build the network and all that trains it; log what its initial weights lack.
-
-    Args:
-        settings: How to train.
-        engine: Where to compute.
-        n_batches: Batches an epoch.
-        rank: This process, which draws its own dropout.
-        initial_weights: Whether to load them; a checkpoint that is to be restored replaces them.
-
-    Raises:
-        UsageError, WeightsError: The initial weights cannot be used.
-    """
-    torch.manual_seed(settings.seed)
-    network = build_network(settings)
-    entry = network_named(settings.network)
-    remarks = load_weights(network, entry, settings.weights) if initial_weights else []
-    for remark in remarks[:_REMARKS_LOGGED]:
-        log.warning("initial weights: %s", remark)
-    if len(remarks) > _REMARKS_LOGGED:
-        log.warning("initial weights: %d more do not match", len(remarks) - _REMARKS_LOGGED)
-    if rank:
-        torch.manual_seed(settings.seed + rank)  # dropout
-    network.to(engine.device).to(memory_format=torch.channels_last)
-    optimizer = build_optimizer(network, settings)
-    return TrainingState(
-        network=network,
-        average=averaged(network, settings.ema) if settings.ema else None,
-        optimizer=optimizer,
-        scaler=engine.gradient_scaler(),
-        schedule=build_schedule(optimizer, settings, n_batches * settings.epochs),
-        generator=torch.Generator().manual_seed(settings.seed),
-        remarks=remarks,
-    )
-
-
 def _finished(state: TrainingState, settings: TrainingSettings) -> bool:
     done = len(state.history)
     out_of_patience = settings.patience and done - state.best_epoch >= settings.patience
@@ -339,22 +287,6 @@ def _stressed(
     if settings.metric != "stress":
         return {}
     return {"val/stress": run_stress_test(network, images, engine).summary()["auc_worst"]}
-
-
-def validate(
-    network: nn.Module, images: Images, engine: Engine, ranks: Ranks = ALONE
-) -> dict[str, float]:
-    """Metrics of a network on labelled images, as ``val/loss``, ``val/auc`` and so on.
-
-    Each rank scores its share of the images, and all measure the whole.
-    """
-    probability = np.empty(len(images))
-    own = torch.arange(ranks.rank, len(images), ranks.size)
-    mine = images if ranks.size == 1 else images.part(own)
-    for rank, theirs in enumerate(ranks.gather(predict_probabilities(network, mine, engine))):
-        probability[rank :: ranks.size] = theirs
-    metrics = classification_metrics(images.labels.cpu().numpy(), probability)
-    return {f"val/{name}": value for name, value in metrics.items()}
 
 
 def _refuse_non_finite(what: str, value: float, state: TrainingState) -> None:

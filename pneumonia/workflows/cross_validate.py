@@ -20,7 +20,8 @@ from pneumonia.evaluation.figures import confusion_matrices, roc_and_precision_r
 from pneumonia.evaluation.metrics import classification_metrics
 from pneumonia.evaluation.predict import predict_probabilities
 from pneumonia.tracking.epochs import log_best, log_epoch
-from pneumonia.tracking.runs import NewRun, Run, parent_run
+from pneumonia.tracking.run_lifecycle import NewRun, parent_run
+from pneumonia.tracking.runs import Run
 from pneumonia.tracking.store import choose_experiment, connect
 from pneumonia.training.checkpoint import Epoch
 from pneumonia.training.device import choose_engine, out_of_memory_as_error

@@ -14,7 +14,8 @@ from pneumonia.evaluation.metrics import classification_metrics
 from pneumonia.evaluation.predictions import Predictions
 from pneumonia.tracking.input_gate import log_gate_rates
 from pneumonia.tracking.models import LoadedModel
-from pneumonia.tracking.runs import NewRun, Run, parent_run
+from pneumonia.tracking.run_lifecycle import NewRun, parent_run
+from pneumonia.tracking.runs import Run
 from pneumonia.tracking.scores import Scores, log_scores
 from pneumonia.tracking.store import choose_experiment
 

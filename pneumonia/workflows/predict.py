@@ -24,7 +24,8 @@ from pneumonia.prediction.resume import kept_rows, partial_file, shard
 from pneumonia.prediction.rows import format_of, open_writer
 from pneumonia.prediction.spark import score_on_spark
 from pneumonia.tracking.models import LoadedModel
-from pneumonia.tracking.runs import NewRun, Run, parent_run
+from pneumonia.tracking.run_lifecycle import NewRun, parent_run
+from pneumonia.tracking.runs import Run
 from pneumonia.tracking.store import choose_experiment
 
 log = logging.getLogger(__name__)
@@ -250,7 +251,7 @@ def log_prediction(
 ) -> str:
     """Log a batch as an MLflow run that is linked to the model: counts, rates, drift, and its rows.
 
-    Where the probabilities have drifted from those of the validation images, a warning says so.
+    Logs a warning where their distribution has drifted from that of the validation images.
 
     Args:
         model: The model.
@@ -290,9 +291,9 @@ def _log_drift(run: Run, drift: ScoreDrift, model_uri: str) -> None:
     run.log_figure(drift_figure(drift, title=title), "drift")
     if index > bound:
         log.warning(
-            "the probabilities are spread otherwise than those of the validation images "
-            "(population stability index %.2f, past %.2f): other images, or another share of ill "
-            "people, which --prevalence can state. Evaluate the model on labelled images of these",
+            "the distribution of the probabilities differs from that of the validation images "
+            "(population stability index %.2f, bound %.2f): if the prevalence differs, give it by "
+            "--prevalence; else evaluate the model on labelled images of this source",
             index,
             bound,
         )

@@ -8,7 +8,8 @@ from pneumonia.errors import CheckError, UsageError
 from pneumonia.tracking.lookup import final_metrics
 from pneumonia.tracking.provenance import git_state, versions
 from pneumonia.tracking.run_config import read_run_config
-from pneumonia.tracking.runs import NewRun, find_run, parent_run
+from pneumonia.tracking.run_lifecycle import NewRun, parent_run
+from pneumonia.tracking.runs import find_run
 from pneumonia.tracking.store import connect
 from pneumonia.workflows.prepare import load_data
 from pneumonia.workflows.train import train_run

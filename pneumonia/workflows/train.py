@@ -23,7 +23,8 @@ from pneumonia.tracking.run_config import (
     log_run_config,
     run_config_to_resume,
 )
-from pneumonia.tracking.runs import NewRun, Run, continue_run, find_run, run_context, start_run
+from pneumonia.tracking.run_lifecycle import NewRun, continue_run, run_context, start_run
+from pneumonia.tracking.runs import Run, find_run
 from pneumonia.tracking.store import choose_experiment, connect, local_database
 from pneumonia.training import loop
 from pneumonia.training.device import choose_engine

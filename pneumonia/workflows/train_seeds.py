@@ -10,7 +10,8 @@ from pneumonia.config.search import SearchSettings
 from pneumonia.data.cache import Progress
 from pneumonia.tracking.results import TrainingResult
 from pneumonia.tracking.run_config import RunConfig
-from pneumonia.tracking.runs import NewRun, Run, parent_run, run_context
+from pneumonia.tracking.run_lifecycle import NewRun, parent_run, run_context
+from pneumonia.tracking.runs import Run
 from pneumonia.tracking.store import choose_experiment, connect
 from pneumonia.workflows.prepare import load_data
 from pneumonia.workflows.train import train_run
