@@ -1,4 +1,4 @@
-"""Drift: whether a batch's probabilities are spread as those of the validation images were."""
+"""Drift: how a batch's probabilities are distributed, compared with the validation images'."""
 
 import numpy as np
 from scipy.special import chdtri

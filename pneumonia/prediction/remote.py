@@ -55,8 +55,8 @@ class RemoteFile:
 def files_at(url: str, skipped: Counter[str]) -> Iterator[RemoteFile]:
     """Yield the images at a URL: the file, or those below the folder, in sorted order.
 
-    What is an image is told by the ending of the name, since looking into each file would take a
-    request.
+    Files below a folder are taken for images by the ending of their names: reading the start of
+    each would cost one request a file.
 
     Args:
         url: The URL.
