@@ -64,7 +64,7 @@ class Store:
 @pytest.fixture
 def as_dead(dead: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Log as a process would that is dead by the time of 'sync'."""
-    for module in ("local_state", "runs"):
+    for module in ("local_state", "runs", "run_lifecycle"):
         monkeypatch.setattr(f"pneumonia.tracking.{module}.this_process", lambda: dead)
 
 
