@@ -15,7 +15,7 @@ from pneumonia.config.training import TrainingSettings
 from pneumonia.data.dataset import load_data_set
 from pneumonia.data.decode import Preprocessing
 from pneumonia.evaluation import predict
-from pneumonia.training import loop
+from pneumonia.training import loop, setup
 from pneumonia.training.checkpoint import Checkpoint
 from pneumonia.training.distributed import ALONE, Ranks, joined
 from pneumonia.training.loop import Trained
@@ -79,7 +79,7 @@ def in_float64(patch: pytest.MonkeyPatch) -> None:
     """Train in float64, whose rounding is too small to hide a mistake."""
     patch.setattr(torch.Tensor, "float", torch.Tensor.double)
     for module, name in (
-        (loop, "build_network"),
+        (setup, "build_network"),
         (loop, "network_input"),
         (loop, "loss_weights"),
         (predict, "network_input"),
