@@ -88,7 +88,7 @@ def test_explain_never_reads_its_own_overlays(
         assert len(list((folder / "overlays of today").iterdir())) == count, number
     rows = run_cli("predict", folder, *model)
     assert rows.stdout.count("\n") == 1 + count
-    assert f"{count} overlay of explain" in rows.stderr
+    assert f"{count} result of explain" in rows.stderr
 
 
 @pytest.mark.parametrize(

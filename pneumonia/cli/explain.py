@@ -18,8 +18,16 @@ from pneumonia.cli.options import model_uri_option, tracking_uri_option
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder for the overlays.",
 )
+@click.option(
+    "--dicom",
+    is_flag=True,
+    help="Write those of DICOM files as DICOM: a secondary capture, and a structured report. Both "
+    "carry the patient's identifiers, as all that belongs to a study does.",
+)
 @tracking_uri_option
-def explain(model_uri: str, paths: tuple[str, ...], output: Path, tracking_uri: str | None) -> None:
+def explain(
+    model_uri: str, paths: tuple[str, ...], output: Path, dicom: bool, tracking_uri: str | None
+) -> None:
     """Write Grad-CAM overlays: where in each image the evidence for the positive class lies.
 
     \b
@@ -35,7 +43,7 @@ def explain(model_uri: str, paths: tuple[str, ...], output: Path, tracking_uri: 
     failed: Counter[str] = Counter()
     skipped: Counter[str] = Counter()
     files = find_paths(paths, sys.stdin, skipped)
-    for row in explain_images(load_model(model_uri), files, output):
+    for row in explain_images(load_model(model_uri), files, output, dicom=dicom):
         click.echo("\t".join(str(row[key]) for key in ("path", "label", "probability", "overlay")))
         if row["status"] in ("error", "rejected"):
             failed[row["status"]] += 1

@@ -39,6 +39,11 @@ _LARGEST_INFLATED = 300_000_000
 _FOR_PROCESSING = "1.2.840.10008.5.1.4.1.1.1.1.1"
 _CLASS_TAG = b"\x02\x00\x02\x00UI"
 
+WRITER = "PNEUMONIA"
+"""Implementation version name of the DICOM files that this package writes."""
+
+_WRITER_TAG = b"\x02\x00\x13\x00SH"
+
 
 def is_dicom(start: bytes) -> bool:
     """Whether the first bytes of a file, 132 or more, are those of a DICOM file."""
@@ -62,6 +67,12 @@ def may_be_radiograph(start: bytes) -> bool:
     return storage_class(start) in {"", _FOR_PROCESSING, *_RADIOGRAPHS}
 
 
+def written_here(start: bytes) -> bool:
+    """Whether the first 512 bytes of a DICOM file are those of a result of this package."""
+    length = len(WRITER) + len(WRITER) % 2  # values are padded to even length
+    return _WRITER_TAG + length.to_bytes(2, "little") + WRITER.encode() in start
+
+
 def decode_dicom(encoded: bytes) -> Image.Image:
     """Decode a radiograph to grey levels, mode ``L``.
 
@@ -80,6 +91,8 @@ def decode_dicom(encoded: bytes) -> Image.Image:
         raise DecoderMissingError(f"a DICOM file, which needs pydicom: {_INSTALL}") from None
     # Its warnings quote values, and those may name the patient.
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+    if written_here(encoded[:512]):
+        raise UnreadableImageError("a result of this package, no radiograph")
     try:
         _check_inflated(encoded)
         dataset = pydicom.dcmread(io.BytesIO(encoded), force=True)

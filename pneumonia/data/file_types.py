@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
-from pneumonia.data.dicom import is_dicom, may_be_radiograph
+from pneumonia.data.dicom import is_dicom, may_be_radiograph, written_here
 
 IMAGE_ENDINGS = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".bmp", ".webp"}
@@ -52,15 +52,15 @@ def why_skipped_content(name: str, start: Callable[[], bytes]) -> str:
         start: Gives its first ``BYTES_TO_LOOK_AT`` bytes, where the name does not tell.
 
     Returns:
-        ``DICOM that is no radiograph``, ``overlay of explain``, the file's ending, or ``without
+        ``DICOM that is no radiograph``, ``result of explain``, the file's ending, or ``without
         ending``.
     """
     ending = PurePosixPath(name).suffix.lower()
     if ending in IMAGE_ENDINGS - {".png"}:
         return ""
     content = start()
-    if b"\0".join(part.encode() for part in OVERLAY_MARK) in content:
-        return "overlay of explain"
+    if _written_by_explain(content):
+        return "result of explain"
     if ending == ".png" or content.startswith(_SIGNATURES):
         return ""
     if content.startswith(b"RIFF") and content[8:12] == b"WEBP":
@@ -68,3 +68,8 @@ def why_skipped_content(name: str, start: Callable[[], bytes]) -> str:
     if is_dicom(content):
         return "" if may_be_radiograph(content) else "DICOM that is no radiograph"
     return ending or "without ending"
+
+
+def _written_by_explain(content: bytes) -> bool:
+    overlay = b"\0".join(part.encode() for part in OVERLAY_MARK)
+    return overlay in content or (is_dicom(content) and written_here(content))
