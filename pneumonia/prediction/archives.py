@@ -193,18 +193,20 @@ class Member:
         Raises:
             OSError: It is damaged, encrypted or too large.
         """
-        return within_limit(self.archive.read(self.entry, LARGEST_FILE + 1))
+        entry = self.entry
+        said = entry.file_size if isinstance(entry, zipfile.ZipInfo) else entry.size
+        check_file_size(said)  # no more than that is read
+        return self.archive.read(entry, LARGEST_FILE)
 
 
-def within_limit(content: bytes) -> bytes:
-    """The content of a file, if that is no more than any image has.
+def check_file_size(size: int) -> None:
+    """Refuse a file that has more bytes than any image.
 
     Raises:
         OSError: It has more than ``LARGEST_FILE`` bytes.
     """
-    if len(content) > LARGEST_FILE:
+    if size > LARGEST_FILE:
         raise OSError(f"has more than {LARGEST_FILE // 10**6} MB, over any image's size")
-    return content
 
 
 def _uncompressed(file: IO[bytes], ending: str, where: str) -> IO[bytes]:

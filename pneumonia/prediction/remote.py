@@ -12,7 +12,7 @@ import fsspec
 
 from pneumonia.data.file_types import IMAGE_ENDINGS
 from pneumonia.errors import DataError, UsageError
-from pneumonia.prediction.archives import LARGEST_FILE, within_limit
+from pneumonia.prediction.archives import LARGEST_FILE, check_file_size
 
 _ENDINGS = IMAGE_ENDINGS | {".dcm", ".dicom"}
 
@@ -49,7 +49,8 @@ class RemoteFile:
                 content: bytes = file.read(LARGEST_FILE + 1)
         except Exception as error:  # noqa: BLE001 - each kind of store raises its own
             raise OSError(_reason(error)) from None
-        return within_limit(content)
+        check_file_size(len(content))
+        return content
 
 
 def files_at(url: str, skipped: Counter[str]) -> Iterator[RemoteFile]:

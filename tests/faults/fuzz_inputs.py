@@ -1,7 +1,12 @@
 """Inputs to fuzz with: whole files of each kind, hostile ones made on purpose, and mutations."""
 
+import bz2
+import gzip
 import io
+import lzma
 import struct
+import tarfile
+import zipfile
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
@@ -136,6 +141,48 @@ def dicoms(folder: Path | None) -> list[bytes]:
             continue
     hostile = [encoded(plain(side)) for side in (0, 1, 65_535)]
     return [*map(encoded, (whole, rle, nested)), *hostile, *few, *_files(folder)]
+
+
+def archives(folder: Path | None) -> list[bytes]:
+    """Zip and tar archives: whole ones, and some with bombs, links and names that climb out."""
+    picture = images(folder)[4]
+    names = ("NORMAL/1.png", "../../climbs.png", "/etc/climbs.png", "a\\..\\..\\b.png", "x" * 5000)
+    seeds = []
+    for compression in ("STORED", "DEFLATED", "BZIP2", "LZMA"):
+        out = io.BytesIO()
+        with zipfile.ZipFile(out, "w", getattr(zipfile, f"ZIP_{compression}")) as archive:
+            for name in names:
+                archive.writestr(name, picture)
+        seeds.append(out.getvalue())
+    for bomb in (bytes(200_000_000), seeds[1]):  # zeros, and an archive in an archive
+        out = io.BytesIO()
+        with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("bomb.png", bomb)
+        seeds.append(out.getvalue())
+    whole = _tar((name, picture) for name in names)
+    compress = (gzip.compress, bz2.compress, lzma.compress)
+    packed = [press(content) for content in (whole, bytes(100_000_000)) for press in compress]
+    return [*seeds, whole, *packed]
+
+
+def _tar(members: Iterable[tuple[str, bytes]]) -> bytes:
+    """A tar archive of files, and of links out of it, a device and a pipe."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.GNU_FORMAT) as archive:
+        for name, content in members:
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+        for kind, target in (
+            (tarfile.SYMTYPE, "/etc/passwd"),
+            (tarfile.LNKTYPE, "../../climbs.png"),
+            (tarfile.CHRTYPE, ""),
+            (tarfile.FIFOTYPE, ""),
+        ):
+            entry = tarfile.TarInfo("link.png")
+            entry.type, entry.linkname = kind, target
+            archive.addfile(entry)
+    return out.getvalue()
 
 
 def mutated(seed: bytes, others: Iterable[bytes], random: Random) -> bytes:
