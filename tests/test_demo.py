@@ -206,18 +206,18 @@ def test_the_body_and_the_generator_decide_the_picture() -> None:
 
 
 def test_a_set_that_is_there_is_left_as_it_is(tmp_path: Path) -> None:
-    calls: list[tuple[int, int]] = []
+    calls: list[tuple[str, int, int]] = []
     for _ in range(2):
         write_demo_set(
             tmp_path / "set", patients=20, size=32, progress=lambda *call: calls.append(call)
         )
     total = len(images(tmp_path / "set"))
-    assert calls == [(done, total) for done in range(1, total + 1)]
+    assert calls == [("drawing", done, total) for done in range(1, total + 1)]
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
 
 def test_another_process_may_be_faster(tmp_path: Path) -> None:
-    def overtake(done: int, _total: int) -> None:
+    def overtake(_doing: str, done: int, _total: int) -> None:
         if done == 1:
             assert write_demo_set(tmp_path / "set", patients=20, size=32)
 
@@ -228,7 +228,7 @@ def test_another_process_may_be_faster(tmp_path: Path) -> None:
 
 
 def test_nothing_stays_of_a_set_that_was_interrupted(tmp_path: Path) -> None:
-    def interrupt(_done: int, _total: int) -> None:
+    def interrupt(_doing: str, _done: int, _total: int) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

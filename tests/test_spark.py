@@ -2,11 +2,9 @@
 
 import json
 import shutil
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,6 +13,8 @@ import pytest
 from click.testing import Result
 
 pyspark = pytest.importorskip("pyspark", reason="needs pyspark: pip install 'pneumonia[spark]'")
+from benchmarks.spark import cluster  # noqa: E402
+
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(shutil.which("java") is None, reason="needs Java"),
@@ -77,39 +77,15 @@ def test_spark_gives_the_rows_of_one_machine_and_goes_on(
     assert "name another folder" in result.stderr
 
 
-@pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[str]:
-    """A standalone master and two workers of one core each, on the loopback interface."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    home = Path(pyspark.__file__).parent
-    start = [str(home / "bin" / "spark-class"), "org.apache.spark.deploy"]
-    url = f"spark://127.0.0.1:{port}"
-    master = ["master.Master", "--host", "127.0.0.1", "--port", str(port), "--webui-port", "0"]
-    worker = ["worker.Worker", "--host", "127.0.0.1", "--cores", "1", "--memory", "2g"]
-    commands = [master, *([*worker, "--work-dir", str(tmp_path / str(n)), url] for n in (1, 2))]
-    processes = []
-    for entry, *options in commands:
-        command = [start[0], f"{start[1]}.{entry}", *options]
-        processes.append(
-            subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        )
-        time.sleep(4)
-    yield url
-    for process in processes:
-        process.kill()
-        process.wait()
-
-
 def test_a_cluster_of_two_workers_scores(
-    trained: SimpleNamespace, images: Path, tmp_path: Path, cluster: str
+    trained: SimpleNamespace, images: Path, tmp_path: Path
 ) -> None:
     model = ("--model-uri", "models:/resnet34/1", "--tracking-uri", trained.tracking_uri)
     output = tmp_path / "rows"
-    result = predict(*model, images, "--spark", cluster, "--output", output)
+    with cluster(2) as started:
+        result = predict(*model, images, "--spark", started.url, "--output", output)
     assert result.returncode == 1, result.stderr
     assert len(pd.read_parquet(output)) == 9
-    result = predict(*model, images, "--spark", cluster.replace("127.0.0.1", "nowhere.invalid"))
+    result = predict(*model, images, "--spark", "spark://nowhere.invalid:1")
     assert result.returncode == 2
     assert "--spark needs --output FOLDER" in result.stderr

@@ -10,6 +10,7 @@ from pneumonia import __version__
 from pneumonia.cli.app import app
 from pneumonia.cli.audit import audit
 from pneumonia.cli.compare import compare
+from pneumonia.cli.completion import completion
 from pneumonia.cli.cross_validate import cross_validate
 from pneumonia.cli.doctor import doctor
 from pneumonia.cli.evaluate import evaluate
@@ -58,6 +59,7 @@ cli.add_section("Train", train, cross_validate, study, reproduce)
 cli.add_section("Look at data and runs", audit, ui, compare, demo)
 cli.add_section("Use a model", predict, app, evaluate, explain, export, promote)
 cli.add_section("After a crash or an outage", doctor, sync)
+cli.add_section("Shell", completion)
 
 
 def main() -> None:

@@ -4,8 +4,8 @@ from typing import Any
 
 import click
 
-from pneumonia.cli.group import progress
 from pneumonia.cli.options import data_options, given
+from pneumonia.cli.progress import ProgressBar
 
 
 @click.command()
@@ -25,7 +25,7 @@ def audit(data: str, **values: Any) -> None:
     from pneumonia.errors import CheckError
     from pneumonia.workflows.audit import audit as run
 
-    found = run(DataSettings(data=data, **given(values)), progress("preparing"))
+    found = run(DataSettings(data=data, **given(values)), ProgressBar())
     click.echo(found.report)
     click.echo(f"\n{'what it sees':20} {'class: AUC (95 % interval)':28} train or test: AUC")
     for row in found.shortcuts:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from pneumonia.cli.group import print_json, print_run, progress
+from pneumonia.cli.group import print_json, print_run
 from pneumonia.cli.options import (
     FloatInRange,
     flag,
@@ -12,6 +12,7 @@ from pneumonia.cli.options import (
     threshold_option,
     tracking_options,
 )
+from pneumonia.cli.progress import ProgressBar
 from pneumonia.errors import UsageError
 
 
@@ -113,7 +114,7 @@ def evaluate(
             threshold=threshold,
             device=device,
             experiment_name=experiment_name,
-            progress=progress("preparing"),
+            progress=ProgressBar(),
             on_run=print_run,
         )
     if as_json:

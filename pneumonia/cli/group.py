@@ -5,12 +5,15 @@ import json
 import logging
 import math
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Mapping
 from typing import Any, Never
 
 import click
 
+from pneumonia.cli.progress import LogHandler
 from pneumonia.errors import PneumoniaError
 
 INTERRUPTED = 130
@@ -54,7 +57,7 @@ class ErrorReportingGroup(click.Group):
                 # A file name need not be UTF-8: it goes out as the bytes it came in as.
                 stream.reconfigure(errors="surrogateescape")
         log = logging.getLogger("pneumonia")
-        log.handlers = [logging.StreamHandler(sys.stderr)]
+        log.handlers = [LogHandler(sys.stderr)]
         log.setLevel(logging.WARNING if ctx.params.get("quiet") else logging.INFO)
         log.propagate = False
         try:
@@ -76,27 +79,21 @@ class ErrorReportingGroup(click.Group):
             )
 
 
-def progress(doing: str) -> Any:
-    """A callback for (done, total) that keeps one line on a terminal, and a few lines in a log."""
-    shown = {"tenth": -1}
-
-    def show(done: int, total: int) -> None:
-        if not logging.getLogger("pneumonia").isEnabledFor(logging.INFO):
-            return
-        tenth = 10 * done // max(total, 1)
-        if sys.stderr.isatty():
-            click.echo(f"\r{doing} {done:,}/{total:,}", err=True, nl=done >= total)
-        elif tenth > shown["tenth"] and (tenth % 5 == 0 or done >= total):
-            click.echo(f"{doing} {done:,}/{total:,}", err=True)
-        shown["tenth"] = tenth
-
-    return show
-
-
 def print_run(run_id: str) -> None:
     """Print the id of the MLflow run that a command logs to; not among JSON."""
     as_json = bool(click.get_current_context().params.get("as_json"))
     click.echo(f"run       {run_id}", err=as_json)
+
+
+def print_field(name: str, text: str) -> None:
+    """Print a result after its name; on a terminal in lines that fit."""
+    line = f"{name:10}{text}"
+    if sys.stdout.isatty():
+        width = shutil.get_terminal_size().columns
+        line = textwrap.fill(
+            line, width, subsequent_indent=" " * 10, break_long_words=False, break_on_hyphens=False
+        )
+    click.echo(line)
 
 
 def print_json(result: Mapping[str, Any]) -> None:

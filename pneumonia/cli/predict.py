@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import click
@@ -14,6 +15,7 @@ from pneumonia.cli.options import (
     threshold_option,
     tracking_options,
 )
+from pneumonia.cli.progress import ProgressBar
 from pneumonia.errors import UsageError
 
 
@@ -125,6 +127,7 @@ def predict(
 
     connect(tracking_uri)
     model = load_model(model_uri)
+    bar = ProgressBar()
     counts = (
         predict_on_spark(
             model,
@@ -135,7 +138,7 @@ def predict(
             threshold=threshold,
             gate=gate,
             trust_model_code=trust_model_code,
-            on_batch=_show_count,
+            on_batch=partial(bar, "scoring"),
         )
         if spark is not None
         else predict_to_file(
@@ -153,14 +156,15 @@ def predict(
             coverage=coverage,
             resume=resume,
             part=shard,
-            on_batch=_show_count,
+            on_batch=partial(bar, "scoring"),
         )
     )
+    bar.close()
     if track:
         log_prediction(model, paths, output, counts, experiment_name=experiment_name)
     results = counts.results
     listed = ", ".join(f"{count:,} {key}" for key, count in sorted(results.items()))
-    click.echo(f"\n{results.total():,} images: {listed or 'none found'}", err=True)
+    click.echo(f"{results.total():,} images: {listed or 'none found'}", err=True)
     if counts.skipped:
         click.echo(f"skipped: {describe_skipped(counts.skipped)}", err=True)
     if counts.warnings:
@@ -180,8 +184,3 @@ def _folder_for_spark(output: Path | None, others: Sequence[object]) -> Path:
             "with --spark"
         )
     return output
-
-
-def _show_count(n_images: int) -> None:
-    if sys.stderr.isatty():
-        click.echo(f"\r{n_images:,} images", err=True, nl=False)

@@ -2,8 +2,9 @@
 
 import click
 
-from pneumonia.cli.group import print_run, progress
+from pneumonia.cli.group import print_run
 from pneumonia.cli.options import FloatInRange, tracking_uri_option
+from pneumonia.cli.progress import ProgressBar
 
 
 @click.command()
@@ -27,9 +28,7 @@ def reproduce(run_id: str, tolerance: float, tracking_uri: str | None) -> None:
     from pneumonia.workflows.reproduce import check_reproduction
     from pneumonia.workflows.reproduce import reproduce as run
 
-    result = run(
-        run_id, tracking_uri=tracking_uri, progress=progress("preparing"), on_run=print_run
-    )
+    result = run(run_id, tracking_uri=tracking_uri, progress=ProgressBar(), on_run=print_run)
     for name, (then, now) in result.conditions.items():
         click.echo(f"{name}: {then} then, {now} now")
     for name, (before, after) in result.metrics.items():

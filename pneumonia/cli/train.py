@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pneumonia.cli.group import print_json, print_run, progress
+from pneumonia.cli.dry_run import dry_run_option, print_estimate
+from pneumonia.cli.group import print_field, print_json, print_run
 from pneumonia.cli.options import (
     flag,
     given,
@@ -13,6 +14,7 @@ from pneumonia.cli.options import (
     settings_options,
     tracking_options,
 )
+from pneumonia.cli.progress import ProgressBar
 from pneumonia.errors import UsageError
 
 if TYPE_CHECKING:
@@ -47,8 +49,9 @@ if TYPE_CHECKING:
 )
 @flag("register", default=True, help="Register the winner under the network's name.")
 @tracking_options
+@dry_run_option
 @json_option
-def train(resume: str, seeds: int, as_json: bool, **options: Any) -> None:
+def train(resume: str, seeds: int, dry_run: bool, as_json: bool, **options: Any) -> None:
     """Train a network, or search for the best settings, and register the winner.
 
     \b
@@ -56,13 +59,19 @@ def train(resume: str, seeds: int, as_json: bool, **options: Any) -> None:
     pneumonia train --data chest_xray --network simple_cnn --epochs 5
     pneumonia train --data chest_xray --trials 20 --study night --jobs 2
     pneumonia train --data chest_xray --trials 40 --study night --resume
+    pneumonia train --data chest_xray --trials 20 --dry-run
     pneumonia train --resume 0b1c2d3e4f5061728394a5b6c7d8e9f0
     torchrun --nproc-per-node 2 -m pneumonia train --data chest_xray
     """
+    if dry_run:
+        if resume:
+            raise UsageError("--dry-run estimates a new run: leave --resume out")
+        print_estimate(given(options) | {"seeds": seeds}, as_json=as_json)
+        return
     from pneumonia.workflows.train import resume_run
     from pneumonia.workflows.train import train as train_workflow
 
-    arguments = {"progress": progress("preparing"), "on_run": print_run}
+    arguments: dict[str, Any] = {"progress": ProgressBar(), "on_run": print_run}
     if seeds > 1:
         _train_seeds(seeds, resume, options, arguments, as_json=as_json)
         return
@@ -122,14 +131,14 @@ def _print_result(result: "TrainingResult | None") -> None:
 
     if result is None:
         return
-    click.echo(f"test      {summary(result)}")
-    click.echo(f"stress    {stress_summary(result)}")
+    print_field("test", summary(result))
+    print_field("stress", stress_summary(result))
     if result.times_scored > 1:
-        click.echo(f"note      {result.times_scored} runs of this store scored these test images")
-    click.echo(f"model     {result.model_uri} ({result.verdict})")
+        print_field("note", f"{result.times_scored} runs of this store scored these test images")
+    print_field("model", f"{result.model_uri} ({result.verdict})")
     if result.synthetic:
-        click.echo("These are results on synthetic images: they say nothing about real X-rays.")
+        print_field("note", "results on synthetic images say nothing about real X-rays")
     if result.warning:
-        click.echo(f"warning   {result.warning}")
+        print_field("warning", result.warning)
     click.echo("next      pneumonia ui")
     click.echo(f"          pneumonia predict --model-uri {result.model_uri} IMAGES")

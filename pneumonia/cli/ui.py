@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
-from pneumonia.cli.group import progress
 from pneumonia.cli.options import port_option, tracking_uri_option
 from pneumonia.cli.ports import bound_socket
+from pneumonia.cli.progress import ProgressBar
 
 
 @click.command(short_help="Start the MLflow UI, and print its link.")
@@ -103,7 +103,7 @@ def demo(folder: Path, patients: int, size: int, seed: int) -> None:
     from pneumonia.data.demo import write_demo_set
 
     written = write_demo_set(
-        folder, patients=patients, size=size, seed=seed, progress=progress("drawing")
+        folder, patients=patients, size=size, seed=seed, progress=ProgressBar()
     )
     if not written:
         click.echo("It is there already, with these options: nothing was changed.", err=True)

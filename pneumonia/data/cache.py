@@ -30,7 +30,8 @@ from pneumonia.errors import DataError
 _FORMAT = 3
 _SPARE_BYTES = 256 * 2**20
 
-Progress = Callable[[int, int], None]
+Progress = Callable[[str, int, int], None]
+"""Told what is being done, such as ``decoding``, and how many images of how many are done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,7 @@ def open_cache(
         files: One file for each digest of content.
         preprocessing: How to decode them.
         folder: Where caches live; ``default_folder()`` by default.
-        progress: Called with the number of images decoded so far, and of all.
+        progress: Told how many images are decoded.
 
     Raises:
         DataError: The disk has too little room, or fills up on the way.
@@ -178,7 +179,7 @@ def _build(
                 else:
                     (failures if image.may_pass else unreadable)[digest] = image.failure
                 if progress is not None and (n_done % 64 == 0 or n_done == len(digests)):
-                    progress(n_done, len(digests))
+                    progress("decoding", n_done, len(digests))
             out.seek(0)
             _write_header(out, (len(rows), side, side))
         index = {"rows": rows, "unreadable": unreadable}

@@ -172,7 +172,7 @@ def find_readable(
     Args:
         settings: Which data.
         preprocessing: How to decode it.
-        progress: Called with the number of images decoded so far, and of all.
+        progress: Told what is done, and how many images of how many.
         only: Which of ``train``, ``val`` and ``test`` to read; by default all.
 
     Returns:

@@ -3,7 +3,6 @@
 import json
 import shutil
 import uuid
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from pneumonia.data.cache import Progress
 from pneumonia.data.demo_drawing import Anatomy, draw_xray
 from pneumonia.errors import DataError
 
@@ -33,7 +33,7 @@ def write_demo_set(
     patients: int = 560,
     size: int = 256,
     seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> bool:
     """Write a synthetic data set laid out and named like the published chest_xray set.
 
@@ -47,7 +47,7 @@ def write_demo_set(
         patients: How many, at least 20; each has 1–4 images.
         size: Side of the images in pixels.
         seed: The same one gives the same bytes.
-        progress: Told after each image how many are written, and of how many.
+        progress: Told after each image how many of how many are drawn.
 
     Returns:
         Whether it was written now; False where it was there already.
@@ -77,7 +77,7 @@ def write_demo_set(
                 Image.fromarray(pixels).save(unfinished / name, quality=90)
                 opacities[name] = [asdict(opacity) for opacity in found]
                 if progress is not None:
-                    progress(len(opacities), total)
+                    progress("drawing", len(opacities), total)
         (unfinished / _OPACITIES).write_text(json.dumps(opacities, indent=1), encoding="utf-8")
         (unfinished / _OPTIONS).write_text(json.dumps(options), encoding="utf-8")
         unfinished.rename(folder)

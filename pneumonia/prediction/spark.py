@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +56,8 @@ def score_on_spark(
 
     Raises:
         DataError: The output holds another model's rows, or the cluster fails.
-        UsageError: pyspark is not installed, the threshold is not 0–1, or the model has other code.
+        UsageError: pyspark is not installed, the threshold is not 0–1, the model has other code, or
+            a file is in an archive or at a URL.
     """
     least = model.threshold(threshold)
     if not (trust_model_code or runs_known_code(model)):
@@ -69,6 +70,8 @@ def score_on_spark(
         from pyspark.sql import SparkSession
     except ImportError:
         raise UsageError("--spark needs pyspark: pip install 'pneumonia[spark]'") from None
+    paths = map(_path_for_all, files)
+    first = list(islice(paths, 1))  # Spark takes seconds to start: refuse before
     # Each worker process computes alone on its core.
     builder = SparkSession.builder.master(master).appName("pneumonia predict")
     try:
@@ -77,9 +80,9 @@ def score_on_spark(
             spark.sparkContext.setLogLevel("ERROR")
             done = _scored_already(spark, output, model.uri, least)
             score = _scorer(spark, model, least, gate=gate)
-            for paths in _jobs(files, done, counts.results):
+            for of_job in _jobs(chain(first, paths), done, counts.results):
                 # Workers have another working folder.
-                named = [(path, str(Path(path).absolute())) for path in paths]
+                named = [(path, str(Path(path).absolute())) for path in of_job]
                 frame = spark.createDataFrame(named, "path string, file string")
                 scored = score(frame).cache()
                 scored.write.mode("append").parquet(str(output))
@@ -94,11 +97,10 @@ def score_on_spark(
         raise DataError(f"Spark at {master!r} failed: {str(error).splitlines()[0]}") from error
 
 
-def _jobs(files: Iterable[File], done: set[str], counts: Counter[str]) -> Iterator[list[str]]:
-    left = map(_path_for_all, files)
-    while paths := list(islice(left, _IMAGES_A_JOB)):
-        new = [path for path in paths if path not in done]
-        if n_there := len(paths) - len(new):
+def _jobs(paths: Iterator[str], done: set[str], counts: Counter[str]) -> Iterator[list[str]]:
+    while of_job := list(islice(paths, _IMAGES_A_JOB)):
+        new = [path for path in of_job if path not in done]
+        if n_there := len(of_job) - len(new):
             counts["there already"] += n_there
         if new:
             yield new

@@ -41,7 +41,7 @@ def finish(
         queue: The study's trials.
         claims: A queue with one trial. The worker that takes it logs the winner; if it dies,
             another worker takes the trial.
-        progress: Called while images are decoded.
+        progress: Told how many images are decoded.
 
     Raises:
         TrainingError: No trial completed.

@@ -131,7 +131,7 @@ class Worker:
 
         images = self.data.open(preprocessing_of(settings), self.progress)
         checkpoint = checkpoint_of(child, settings, self.data)
-        trained = train(settings, images, on_epoch, checkpoint)
+        trained = train(settings, images, on_epoch, checkpoint, progress=self.progress)
         if trained.remarks:
             child.log_text("\n".join(trained.remarks) + "\n", "weights.txt")
         if not math.isfinite(trained.best[f"val/{self.metric}"]):

@@ -13,6 +13,7 @@ from torch.nn import functional
 from pneumonia.config.training import TrainingSettings
 from pneumonia.cores import shared_cores
 from pneumonia.data.augment import Augmentation, augment, draw_changes
+from pneumonia.data.cache import Progress
 from pneumonia.data.dataset import Images
 from pneumonia.data.decode import network_input
 from pneumonia.errors import TrainingError, UsageError
@@ -28,6 +29,8 @@ from pneumonia.training.validation import validate
 log = logging.getLogger(__name__)
 
 OnEpoch = Callable[[Epoch], None]
+BeforeStep = Callable[[int, int, int], None]
+"""Told the epoch, and how many of its images are trained on, of how many; may end the training."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +76,7 @@ def train(
     on_epoch: OnEpoch,
     checkpoint: Checkpoint | None = None,
     ranks: Ranks = ALONE,
+    progress: Progress | None = None,
 ) -> Trained:
     """Train a network and keep the weights of its best epoch.
 
@@ -93,6 +97,7 @@ def train(
             the last one may be saved but not reported. What it raises ends the training.
         checkpoint: Where the state is kept; with several ranks, where rank 0 says.
         ranks: The processes to train with, joined.
+        progress: Told how many images of an epoch are trained on.
 
     Raises:
         DeviceError: The device is out of memory.
@@ -119,7 +124,15 @@ def train(
         ),
     ):
         _refuse_differences(ranks, settings, engine, images)
-        return _train(
+
+        def before_step(epoch: int, done: int, total: int) -> None:
+            if ranks.any_of(flag=asked()):
+                raise StoppedBetweenBatches
+            adapt_threads()
+            if progress is not None:
+                progress(f"epoch {epoch}/{settings.epochs}", done, total)
+
+        trained = _train(
             settings,
             images["train"].to(engine.device),
             images["validation"].to(engine.device),
@@ -127,9 +140,11 @@ def train(
             on_epoch,
             ranks.gather(checkpoint)[0],
             ranks,
-            lambda: ranks.any_of(flag=asked()),
-            adapt_threads,
+            before_step,
         )
+        if ranks.any_of(flag=asked()):
+            raise StoppedBetweenBatches
+        return trained
 
 
 def _refuse_differences(
@@ -155,8 +170,7 @@ def _train(
     on_epoch: OnEpoch,
     checkpoint: Checkpoint | None,
     ranks: Ranks,
-    asked_to_stop: Callable[[], bool],
-    adapt_threads: Callable[[], None],
+    before_step: BeforeStep,
 ) -> Trained:
     state = begin(
         settings,
@@ -176,9 +190,7 @@ def _train(
     while not _finished(state, settings):
         started = time.perf_counter() - state.seconds
         try:
-            measured = _train_epoch(
-                state, replica, settings, training, engine, ranks, asked_to_stop, adapt_threads
-            )
+            measured = _train_epoch(state, replica, settings, training, engine, ranks, before_step)
         except StoppedBetweenBatches:
             state.seconds = time.perf_counter() - started
             if checkpoint is not None:
@@ -197,9 +209,6 @@ def _train(
         if checkpoint is not None:
             checkpoint.save(state, ranks)
         on_epoch(state.history[-1])
-    if asked_to_stop():
-        raise StoppedBetweenBatches
-
     if not state.best_epoch:
         raise TrainingError(
             f"validation {settings.metric} was never a number: see the val/ metrics"
@@ -215,8 +224,7 @@ def _train_epoch(
     training: Images,
     engine: Engine,
     ranks: Ranks,
-    asked_to_stop: Callable[[], bool],
-    adapt_threads: Callable[[], None],
+    before_step: BeforeStep,
 ) -> Epoch:
     """Pass over the training images once, or over those left of an epoch that was stopped."""
     network, optimizer, scaler = state.network, state.optimizer, state.scaler
@@ -227,10 +235,9 @@ def _train_epoch(
     order = state.order.to(engine.device)  # at once: each transfer makes the host wait
     # The last, incomplete batch is left out: batch-norm statistics of a few images are poor.
     n_batches = len(training) // settings.batch_size
+    epoch, n_images = len(state.history) + 1, n_batches * settings.batch_size
     for step in range(len(state.losses), n_batches):
-        if asked_to_stop():
-            raise StoppedBetweenBatches
-        adapt_threads()
+        before_step(epoch, step * settings.batch_size, n_images)
         # From here on B is this rank's share of the batch, and what is drawn is for the whole.
         batch = order[step * settings.batch_size : (step + 1) * settings.batch_size]
         changes = draw_changes(len(batch), state.generator)
@@ -261,6 +268,7 @@ def _train_epoch(
         loss_of_all, correct_of_all = ranks.mean(torch.stack([loss.detach(), correct]))
         state.losses.append(loss_of_all)
         state.correct.append(correct_of_all)
+    before_step(epoch, n_images, n_images)  # of which there is none: validation comes next
     return {
         "train/loss": torch.stack(state.losses).mean().item(),
         "train/accuracy": torch.stack(state.correct).mean().item(),

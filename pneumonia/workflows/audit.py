@@ -66,7 +66,7 @@ def audit(settings: DataSettings, progress: Progress | None = None) -> Audit:
 
     Args:
         settings: The data, as ``train`` takes it.
-        progress: Called with the number of images decoded so far, and of all.
+        progress: Told what is done, and how many images of how many.
 
     Raises:
         DataError: There is no data set, or images are unreadable and not to be skipped.

@@ -50,7 +50,7 @@ def cross_validate(
         folds: Number of folds, at least 2.
         tracking_uri: MLflow tracking URI; then ``MLFLOW_TRACKING_URI``; then ``./mlflow.db``.
         experiment_name: MLflow experiment to log to, as ``train`` takes it.
-        progress: Called with the number of images decoded so far, and of all.
+        progress: Told what is done, and how many images of how many.
         on_run: Called with the id of the MLflow run as soon as there is one.
         **settings: Training and data settings by name; the others are the experiment's.
 
@@ -70,10 +70,16 @@ def cross_validate(
     with parent_run(NewRun(f"{network}-{data.name}-cv{folds}", tags, experiment_id)) as run:
         if on_run is not None:
             on_run(run.id)
-        return run_cross_validation(run, chosen, data, folds)
+        return run_cross_validation(run, chosen, data, folds, progress)
 
 
-def run_cross_validation(run: Run, experiment: Experiment, data: DataSet, n_folds: int) -> Summary:
+def run_cross_validation(
+    run: Run,
+    experiment: Experiment,
+    data: DataSet,
+    n_folds: int,
+    progress: Progress | None = None,
+) -> Summary:
     """Train once a fold on the training and validation images; test images stay out.
 
     A fold's run has the metrics of its epochs and of its best epoch, as any run that trained. The
@@ -111,7 +117,9 @@ def run_cross_validation(run: Run, experiment: Experiment, data: DataSet, n_fold
                 "train": pool.part(torch.from_numpy(left)),
                 "validation": pool.part(torch.from_numpy(held_out)),
             }
-            trained = train(settings, images, partial(log_epoch, child, settings))
+            trained = train(
+                settings, images, partial(log_epoch, child, settings), progress=progress
+            )
             with out_of_memory_as_error(engine.device, "use --device cpu"):
                 out_of_fold[held_out] = predict_probabilities(
                     trained.network, images["validation"].to(engine.device), engine

@@ -54,7 +54,7 @@ def evaluate(
         threshold: Lowest probability called positive, 0–1; the model's own by default.
         device: Where to compute.
         experiment_name: MLflow experiment to log to, as ``train`` takes it.
-        progress: Called with the number of images decoded so far, and of all.
+        progress: Told what is done, and how many images of how many.
         on_run: Called with the id of the MLflow run as soon as there is one.
 
     Returns:
@@ -150,7 +150,7 @@ def evaluate_model(
         split: ``train``, ``val``, ``test``, or ``all`` of it, as for a flat data set.
         threshold: Least probability called positive; the model's own by default.
         device: Where to compute, in fp32 as ``predict`` does.
-        progress: Called while images are decoded.
+        progress: Told how many images are decoded.
 
     Returns:
         Metrics, and their 95 % intervals.

@@ -15,14 +15,19 @@ log = logging.getLogger(__name__)
 
 
 def load_data(
-    experiment: Experiment, progress: Progress | None = None, *, quiet: bool = False
+    experiment: Experiment,
+    progress: Progress | None = None,
+    *,
+    quiet: bool = False,
+    tracked: bool = True,
 ) -> DataSet:
     """Check the device, and find, decode and split the images; log what is about to run.
 
     Args:
         experiment: What is about to run.
-        progress: Called with the number of images decoded so far, and of all.
+        progress: Told what is done, and how many images of how many.
         quiet: Whether the process that started the run has logged that already.
+        tracked: Whether a run follows.
 
     Raises:
         PneumoniaError: The device or the data cannot be used.
@@ -35,10 +40,12 @@ def load_data(
     if experiment.data.data == DEMO:
         log.info("No --data given: using synthetic X-rays, made on the spot.")
     data = load_data_set(experiment.data, preprocessing_of(training), progress)
-    log.info("experiment %s, tracked in %s", experiment.name, tracking_uri())
+    where = f", tracked in {tracking_uri()}" if tracked else ""
+    log.info("experiment %s%s", experiment.name, where)
     for key, value in experiment.changed.items():
         log.info("  %s = %s", key, value)
-    log.info("  (the file's own settings otherwise; the run has all as parameters)")
+    and_all = "; the run has all as parameters" if tracked else ""
+    log.info("  (the file's own settings otherwise%s)", and_all)
     log.info("  running on %s in %s", engine.device, engine.precision)
     ranks = torchrun_ranks()
     if ranks.size > 1:

@@ -60,7 +60,7 @@ def train(
         tracking_uri: MLflow tracking URI; then ``MLFLOW_TRACKING_URI``; then ``./mlflow.db``.
         experiment_name: MLflow experiment to log to; then ``MLFLOW_EXPERIMENT_ID``; then
             ``MLFLOW_EXPERIMENT_NAME``; then ``Default``.
-        progress: Called with the number of images decoded so far, and of all.
+        progress: Told what is done, and how many images of how many.
         on_run: Called with the id of the MLflow run as soon as there is one.
         **settings: Settings by name, such as ``data``, ``epochs`` and ``trials``: those of
             ``TrainingSettings`` and ``DataSettings``, whose others are the experiment's, and
@@ -116,7 +116,7 @@ def resume_run(
         join: Whether this process is one worker beside others.
         jobs: Worker processes of a search on this machine.
         tracking_uri: MLflow tracking URI; then the one the run was started with.
-        progress: Called with the number of images decoded so far, and of all.
+        progress: Told what is done, and how many images of how many.
         on_run: Called with the id of the run that continues.
 
     Returns:
@@ -228,7 +228,8 @@ def train_run(
     log_run_config(run, run_config, data)
     images = data.open(preprocessing_of(settings), progress)
     checkpoint = checkpoint_of(run, settings, data)
-    trained = loop.train(settings, images, partial(log_epoch, run, settings), checkpoint, ranks)
+    on_epoch = partial(log_epoch, run, settings)
+    trained = loop.train(settings, images, on_epoch, checkpoint, ranks, progress)
     if trained.remarks:
         run.log_text("\n".join(trained.remarks) + "\n", "weights.txt")
     run.log_checkpoint(trained.network.state_dict(), data.settings.class_names)

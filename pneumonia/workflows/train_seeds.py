@@ -43,7 +43,7 @@ def train_seeds(
         register: Whether to register each model.
         tracking_uri: MLflow tracking URI, as ``train`` takes it.
         experiment_name: MLflow experiment to log to, as ``train`` takes it.
-        progress: Called with the number of images decoded so far, and of all.
+        progress: Told what is done, and how many images of how many.
         on_run: Called with the id of the parent run, then of each child.
         **settings: Training and data settings by name; the others are the experiment's.
 

@@ -1,0 +1,71 @@
+"""How far a command is: a live bar on a terminal, a line a minute elsewhere."""
+
+import logging
+import sys
+import time
+from typing import Any
+
+import click
+
+_SECONDS_BETWEEN_LINES = 60.0
+
+
+class LogHandler(logging.StreamHandler[Any]):
+    """Writes each record above the bar, where there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record."""
+        if self.stream.isatty():
+            from tqdm import tqdm
+
+            tqdm.write(self.format(record), file=self.stream)
+        else:
+            super().emit(record)
+
+
+class ProgressBar:
+    """Shows how many images of how many are done, as a ``Progress``.
+
+    On a terminal a bar, with the images a second and the time left, which vanishes when all are
+    done; elsewhere a line, once a minute has passed. Nothing with ``--quiet``.
+    """
+
+    def __init__(self) -> None:
+        """Show nothing yet; the bar vanishes with the command that runs now."""
+        self._doing = ""
+        self._bar: Any = None
+        self._last_line = time.monotonic()
+        click.get_current_context().call_on_close(self.close)
+
+    def __call__(self, doing: str, done: int, total: int = 0) -> None:
+        """Show that so many images are done; a total of 0 is not known."""
+        if not logging.getLogger("pneumonia").isEnabledFor(logging.INFO):
+            return
+        if not sys.stderr.isatty():
+            self._write_line(doing, done, total)
+            return
+        if doing != self._doing:
+            self.close()
+        if self._bar is None:
+            from tqdm import tqdm
+
+            self._doing = doing
+            self._bar = tqdm(
+                desc=doing, total=total or None, initial=done, unit=" images", leave=False
+            )
+        self._bar.update(done - self._bar.n)
+        if done == total:
+            self.close()
+
+    def close(self) -> None:
+        """Remove the bar."""
+        if self._bar is not None:
+            self._bar.close()
+        self._bar = None
+
+    def _write_line(self, doing: str, done: int, total: int) -> None:
+        if time.monotonic() - self._last_line < _SECONDS_BETWEEN_LINES:
+            return
+        self._last_line = time.monotonic()
+        of_all = f"/{total:,}" if total else ""
+        click.echo(f"{doing} {done:,}{of_all}", err=True)

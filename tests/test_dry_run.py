@@ -1,0 +1,57 @@
+"""``--dry-run``: an estimate from a few real steps, and nothing left behind."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+
+Cli = Callable[..., Result]
+SMALL = ("--image-size", "32", "--batch-size", "8")
+
+
+def test_nothing_is_logged_and_the_whole_is_estimated(
+    empty_folder: Path, xrays: Path, run_cli: Cli
+) -> None:
+    result = run_cli("train", "--data", xrays, *SMALL, "--epochs", "7", "--dry-run")
+    assert result.exit_code == 0, result.stderr
+    n_training = sum(1 for _ in (xrays / "train").rglob("*.jpeg"))
+    first, *rest = result.stdout.splitlines()
+    assert first == f"would train resnet34: 7 epochs of {n_training:,} images"
+    assert [line.split()[0] for line in rest] == ["speed", "time", "memory", "Nothing"]
+    assert "tracked in" not in result.stderr
+    assert list(empty_folder.iterdir()) == []
+
+
+def test_trials_and_folds_take_as_many_times(empty_folder: Path, xrays: Path, run_cli: Cli) -> None:
+    def estimate(*arguments: object) -> dict[str, float]:
+        result = run_cli(
+            *arguments, "--data", xrays, *SMALL, "--epochs", "2", "--dry-run", "--json"
+        )
+        assert result.exit_code == 0, result.stderr
+        found: dict[str, float] = json.loads(result.stdout)
+        return found
+
+    once = estimate("train")
+    search = estimate("train", "--trials", "50", "--study", "night", "--pruner", "none")
+    folds = estimate("cross-validate", "--folds", "3")
+    assert (once["n_trainings"], search["n_trainings"], folds["n_trainings"]) == (1, 50, 3)
+    assert search["seconds"] > 5 * once["seconds"]
+    assert list(empty_folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (("--batch-size", "5000"), "batch_size = 5000 is larger"),
+        (("--resume", "0" * 32), "leave --resume out"),
+        (("--data", "nowhere"), "nowhere"),
+    ],
+)
+def test_what_would_fail_is_said(
+    options: tuple[str, ...], reason: str, xrays: Path, run_cli: Cli
+) -> None:
+    result = run_cli("train", "--data", xrays, "--image-size", "32", "--dry-run", *options)
+    assert result.exit_code in (1, 2)
+    assert reason in result.stderr
