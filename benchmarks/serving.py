@@ -18,10 +18,9 @@ import click
 import psutil
 import requests
 
+from benchmarks.model import model_and_images
 from benchmarks.report import Figure, report
-from pneumonia.data.demo import write_demo_set
 from pneumonia.prediction.paths import find_paths
-from pneumonia.workflows.train import train
 
 _BATCH_SIZES = (1, 8, 64)
 _GARBAGE: Sequence[object] = ("not base64", "", 5, None, "A" * 100_000, "/etc/hostname", {"a": []})
@@ -144,16 +143,9 @@ def main(
     """Serve a model, time requests of several sizes, then send many and some garbage."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        if images is None:
-            images = folder / "demo"
-            write_demo_set(images, patients=40, size=256)
-        if model_uri is None:
-            tracking_uri = f"sqlite:///{folder}/mlflow.db"
-            result = train(
-                data=str(images), tracking_uri=tracking_uri, epochs=1, image_size=80, batch_size=8
-            )
-            assert result is not None
-            model_uri = result.model_uri
+        model_uri, tracking_uri, images = model_and_images(
+            folder, model_uri, tracking_uri, images, patients=40
+        )
         files = list(find_paths([images]))[:64]
         encoded = [base64.b64encode(file.read_bytes()).decode() for file in files]
         with served(model_uri, tracking_uri) as service:

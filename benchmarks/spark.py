@@ -15,10 +15,9 @@ import pandas as pd
 import psutil
 import pyspark
 
+from benchmarks.model import model_and_images
 from benchmarks.report import Figure, ratios, report
-from pneumonia.data.demo import write_demo_set
 from pneumonia.prediction.paths import find_paths
-from pneumonia.workflows.train import train
 
 _MASTER_PORT_WAIT = 60.0
 """Seconds until a master listens."""
@@ -103,6 +102,15 @@ def score(model: list[str], images: list[Path], master: str, output: Path) -> fl
     return time.perf_counter() - started
 
 
+def _copies(files: list[Path], folder: Path, count: int) -> list[Path]:
+    """As many names as wanted, each a link to one of the files."""
+    folder.mkdir()
+    links = [folder / f"{number}{files[number % len(files)].suffix}" for number in range(count)]
+    for number, link in enumerate(links):
+        link.symlink_to(files[number % len(files)].absolute())
+    return links
+
+
 def rows(output: Path) -> pd.DataFrame:
     """What was written, by path."""
     return pd.read_parquet(output).sort_values("path", ignore_index=True)
@@ -112,7 +120,7 @@ def rows(output: Path) -> pd.DataFrame:
 @click.option("--model-uri", help="A registered model; by default one trained on synthetic images.")
 @click.option("--tracking-uri", default="sqlite:///mlflow.db", show_default=True)
 @click.option("--images", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--count", default=1_000, show_default=True, help="Images at most.")
+@click.option("--count", default=5_000, show_default=True, help="Images, some of them copies.")
 @click.option("--repeats", default=3, show_default=True)
 def main(
     model_uri: str | None, tracking_uri: str, images: Path | None, count: int, repeats: int
@@ -120,52 +128,46 @@ def main(
     """Score the same images with one worker and with two in turns, and while one is killed."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        if images is None:
-            images = folder / "demo"
-            write_demo_set(images, patients=400, size=256)
-        if model_uri is None:
-            tracking_uri = f"sqlite:///{folder}/mlflow.db"
-            result = train(
-                data=str(images), tracking_uri=tracking_uri, epochs=1, image_size=80, batch_size=8
-            )
-            assert result is not None
-            model_uri = result.model_uri
+        model_uri, tracking_uri, images = model_and_images(
+            folder, model_uri, tracking_uri, images, patients=400
+        )
         model = ["--model-uri", model_uri, "--tracking-uri", tracking_uri]
-        files = [Path(str(file)) for file in find_paths([images])][:count]
-        seconds: dict[str, list[float]] = {"start": [], "one": [], "two": []}
+        files = _copies([Path(str(file)) for file in find_paths([images])], folder / "many", count)
+        start: dict[int, list[float]] = {1: [], 2: []}
+        whole: dict[int, list[float]] = {1: [], 2: []}
         for repeat in range(repeats):
-            with cluster(1) as started:
-                output = folder / f"start-{repeat}"
-                seconds["start"].append(score(model, files[:1], started.url, output))
-                output = folder / f"one-{repeat}"
-                seconds["one"].append(score(model, files, started.url, output))
-            with cluster(2) as started:
-                output = folder / f"two-{repeat}"
-                seconds["two"].append(score(model, files, started.url, output))
-        wanted = rows(folder / "two-0")
+            for n_workers in (1, 2):
+                with cluster(n_workers) as started:
+                    output = folder / f"{n_workers}-{repeat}"
+                    one_image = score(
+                        model, files[:n_workers], started.url, folder / f"s-{output.name}"
+                    )
+                    start[n_workers].append(one_image)
+                    whole[n_workers].append(score(model, files, started.url, output))
+        wanted = rows(folder / "2-0")
         with cluster(2) as started:
-            usual = min(seconds["two"])
-            beyond_start = min(seconds["start"]) + (usual - min(seconds["start"])) / 2
-            threading.Timer(beyond_start, started.kill_worker).start()
+            middle = (min(start[2]) + min(whole[2])) / 2
+            threading.Timer(middle, started.kill_worker).start()
             killed = score(model, files, started.url, folder / "killed")
             n_left = len(started.workers)
         found = rows(folder / "killed")
     same = all(found[column].equals(wanted[column]) for column in ("path", "probability", "label"))
     wrong = len(set(wanted.path) ^ set(found.path)) + int(found.path.duplicated().sum())
     work = {
-        name: [whole - start for whole, start in zip(seconds[name], seconds["start"], strict=True)]
-        for name in ("one", "two")
+        n_workers: [
+            all_of - first for all_of, first in zip(whole[n_workers], start[n_workers], strict=True)
+        ]
+        for n_workers in (1, 2)
     }
     report(
         "spark",
         [
-            Figure("one image, one worker: the start of Spark", seconds["start"], "s"),
-            Figure("all images, one worker", seconds["one"], "s"),
-            Figure("all images, two workers", seconds["two"], "s"),
-            Figure(
-                "one worker over two, the whole command", ratios(seconds["one"], seconds["two"])
-            ),
-            Figure("one worker over two, without the start", ratios(work["one"], work["two"])),
+            Figure("start: one worker, one image", start[1], "s"),
+            Figure("start: two workers, two images", start[2], "s"),
+            Figure("all images, one worker", whole[1], "s"),
+            Figure("all images, two workers", whole[2], "s"),
+            Figure("one worker over two, the whole command", ratios(whole[1], whole[2])),
+            Figure("one worker over two, beyond the start", ratios(work[1], work[2])),
             Figure("one of two workers killed in the middle", [killed], "s"),
             Figure("workers left then", [n_left], limit="1"),
             Figure("images without a row, or with two", [wrong], limit="0"),

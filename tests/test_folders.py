@@ -200,6 +200,7 @@ def test_what_looks_like_a_public_name_is_not_taken_for_one() -> None:
     assert len(keys) == 3
 
 
+@pytest.mark.slow
 def test_unknown_patients_are_said_at_the_start_at_the_end_and_in_the_run(
     xrays: Path, workplace: Path, run_cli: Cli
 ) -> None:

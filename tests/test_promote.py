@@ -118,6 +118,7 @@ def test_champions_are_compared_on_the_same_images_only(
     assert "version 4 is champion already" in again.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("workplace")
 def test_training_says_what_became_of_the_champion(xrays: Path, run_cli: Cli) -> None:
     """A network of one epoch calls all one class: registered, not champion, and the reason."""

@@ -95,6 +95,7 @@ def test_training_asked_to_stop_goes_on_in_mid_epoch_to_the_same_bits(
     assert_same(train(SETTINGS, images, lambda _epoch: None, checkpoint), uninterrupted)
 
 
+@pytest.mark.slow
 def test_an_epoch_that_was_kept_but_not_reported_is_reported_again(
     images: dict[str, Images], uninterrupted: Trained, tmp_path: Path
 ) -> None:
