@@ -1,5 +1,6 @@
 """Comparing two models, and computing metrics again, from tables of predictions."""
 
+import io
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,6 +9,7 @@ from types import SimpleNamespace
 
 import mlflow
 import numpy as np
+import pandas as pd
 import pytest
 from click.testing import Result
 from hypothesis import given, settings
@@ -139,6 +141,8 @@ def test_a_model_is_compared_with_a_file_and_scored_again(
     mlflow.set_tracking_uri(trained.tracking_uri)
     (run,) = mlflow.MlflowClient().search_runs(["0"], "tags.kind = 'train'")
     text = mlflow.artifacts.load_text(f"runs:/{run.info.run_id}/predictions_test.csv")
+    table = mlflow.load_table("predictions_test.json", [run.info.run_id])
+    pd.testing.assert_frame_equal(table, pd.read_csv(io.StringIO(text)))
     copy = tmp_path / "copy.csv"
     copy.write_text(text)
     store = ("--tracking-uri", trained.tracking_uri)

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,25 +59,27 @@ class Predictions:
             self.class_names,
         )
 
+    def rows(self) -> Iterator[list[str | int | float]]:
+        """The values of ``COLUMNS``, an image at a time."""
+        for position, decision in enumerate(self.decisions):
+            label = int(self.truth[position])
+            yield [
+                self.paths[position],
+                self.patients[position],
+                self.digests[position],
+                self.class_names[label],
+                label,
+                float(self.probability[position]),
+                self.threshold,
+                self.class_names[decision],
+            ]
+
     def as_csv(self) -> str:
         """The table, a row an image."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(COLUMNS)
-        for position, decision in enumerate(self.decisions):
-            label = int(self.truth[position])
-            writer.writerow(
-                [
-                    self.paths[position],
-                    self.patients[position],
-                    self.digests[position],
-                    self.class_names[label],
-                    label,
-                    float(self.probability[position]),
-                    self.threshold,
-                    self.class_names[decision],
-                ]
-            )
+        writer.writerows(self.rows())
         return text.getvalue()
 
 

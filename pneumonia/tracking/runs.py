@@ -6,7 +6,7 @@ import math
 import re
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from mlflow.entities import Dataset as DatasetEntity
 from mlflow.entities import DatasetInput, InputTag
 from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
-from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
+from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_LOGGED_ARTIFACTS
 
 from pneumonia.data.dataset import DataSet
 from pneumonia.errors import TrackingError
@@ -108,6 +108,16 @@ class Run:
     def log_file(self, path: str, content: bytes) -> None:
         """Log a file under a path of the run's artifacts."""
         self.outbox.send(self.id, Entry.artifact(path, content))
+
+    def log_table(self, path: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+        """Log a table that MLflow's pages show, and ``mlflow.load_table`` reads, as JSON.
+
+        MLflow's own ``log_table`` adds the rows to those that a continued run has already.
+        """
+        self.log_text(json.dumps({"columns": list(columns), "data": list(rows)}), path)
+        tables = json.loads(self.tags.get(MLFLOW_LOGGED_ARTIFACTS, "[]"))
+        if (table := {"path": path, "type": "table"}) not in tables:
+            self.tag({MLFLOW_LOGGED_ARTIFACTS: json.dumps([*tables, table])})
 
     def log_checkpoint(
         self, state: Mapping[str, torch.Tensor], class_names: tuple[str, str]

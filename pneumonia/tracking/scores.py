@@ -22,7 +22,7 @@ from pneumonia.evaluation.grad_cam import grad_cam
 from pneumonia.evaluation.intervals import Interval, bootstrap_intervals
 from pneumonia.evaluation.metrics import classification_metrics
 from pneumonia.evaluation.predict import predict_probabilities
-from pneumonia.evaluation.predictions import Predictions, predictions_of
+from pneumonia.evaluation.predictions import COLUMNS, Predictions, predictions_of
 from pneumonia.evaluation.subgroups import Subgroup, forest_plot, subgroups
 from pneumonia.networks.registry import network_named
 from pneumonia.tracking.lookup import count_scored
@@ -93,6 +93,7 @@ def log_scores(
         predicted = decide(probability, threshold)
         table = predictions_of(images.files, probability, threshold, names)
         run.log_text(table.as_csv(), f"predictions_{role}.csv")
+        run.log_table(f"predictions_{role}.json", COLUMNS, table.rows())
         confusion = confusion_matrices(truth, predicted, names, title=title)
         run.log_figure(confusion, f"confusion_{role}")
         curves = roc_and_precision_recall(truth, probability, title=title, threshold=threshold)
