@@ -5,11 +5,17 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+import mlflow
 import psutil
 import pytest
 import requests
+from click.testing import Result
+
+from tests.conftest import QUICK
+from tests.faults.server import Server
 
 LEADER = """
 import subprocess, sys, time
@@ -32,6 +38,27 @@ def wait_until(condition: object, seconds: float = 60) -> None:
     while not condition():  # type: ignore[operator]
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("workplace")
+def test_the_page_of_a_run_is_printed_where_a_server_has_one(
+    tmp_path: Path, xrays: Path, run_cli: Callable[..., Result]
+) -> None:
+    folder = tmp_path / "server"
+    folder.mkdir()
+    server = Server(folder)
+    server.start()
+    try:
+        result = run_cli("train", "--data", xrays, *QUICK, "--tracking-uri", server.url)
+        assert result.exit_code == 0, result.stderr
+        first, link, *_ = result.stdout.splitlines()
+        run_id = first.split()[1]
+        run = mlflow.MlflowClient(server.url).get_run(run_id)
+        page = f"{server.url}/#/experiments/{run.info.experiment_id}/runs/{run_id}"
+        assert link.strip() == page
+    finally:
+        server.stop()
 
 
 def answers(url: str) -> bool:

@@ -9,12 +9,15 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Mapping
-from typing import Any, Never
+from typing import TYPE_CHECKING, Any, Never
 
 import click
 
 from pneumonia.cli.progress import LogHandler
 from pneumonia.errors import PneumoniaError
+
+if TYPE_CHECKING:
+    from pneumonia.tracking.runs import Run
 
 INTERRUPTED = 130
 
@@ -79,10 +82,12 @@ class ErrorReportingGroup(click.Group):
             )
 
 
-def print_run(run_id: str) -> None:
-    """Print the id of the MLflow run that a command logs to; not among JSON."""
+def print_run(run: "Run") -> None:
+    """Print the id and the page of the MLflow run that a command logs to; not among JSON."""
     as_json = bool(click.get_current_context().params.get("as_json"))
-    click.echo(f"run       {run_id}", err=as_json)
+    click.echo(f"run       {run.id}", err=as_json)
+    if run.link:
+        click.echo(f"          {run.link}", err=as_json)
 
 
 def print_field(name: str, text: str) -> None:

@@ -6,7 +6,7 @@ import math
 import re
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ from pneumonia.errors import TrackingError
 from pneumonia.processes import this_process
 from pneumonia.tracking.local_state import LocalState
 from pneumonia.tracking.outbox import Entry, outbox
+from pneumonia.tracking.store import tracking_uri
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure  # slow, and predict draws nothing
@@ -57,6 +58,13 @@ class Run:
     def label(self) -> str:
         """What tells a trial, fold or seed from its siblings, such as ``t003``; else empty."""
         return self.name.rpartition("-")[2] if "mlflow.parentRunId" in self.tags else ""
+
+    @property
+    def link(self) -> str:
+        """Its page; empty where no server has one, since the store is a file or a database."""
+        uri = tracking_uri()
+        page = f"{uri.rstrip('/')}/#/experiments/{self.experiment_id}/runs/{self.id}"
+        return page if uri.startswith(("http://", "https://")) else ""
 
     def log_parameters(self, parameters: Mapping[str, Any]) -> None:
         """Log parameters the run does not have yet: ``mlflow run`` logged some as typed."""
@@ -196,6 +204,9 @@ class Run:
             lambda: client.create_run(self.experiment_id, tags=own, run_name=name)
         )
         return Run(created)
+
+
+OnRun = Callable[[Run], None]
 
 
 def _key(name: str) -> str:

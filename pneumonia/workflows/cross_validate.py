@@ -3,7 +3,7 @@
 import csv
 import io
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -21,7 +21,7 @@ from pneumonia.evaluation.metrics import classification_metrics
 from pneumonia.evaluation.predict import predict_probabilities
 from pneumonia.tracking.epochs import log_best, log_epoch
 from pneumonia.tracking.run_lifecycle import NewRun, parent_run
-from pneumonia.tracking.runs import Run
+from pneumonia.tracking.runs import OnRun, Run
 from pneumonia.tracking.store import choose_experiment, connect
 from pneumonia.training.checkpoint import Epoch
 from pneumonia.training.device import choose_engine, out_of_memory_as_error
@@ -40,7 +40,7 @@ def cross_validate(
     tracking_uri: str | None = None,
     experiment_name: str | None = None,
     progress: Progress | None = None,
-    on_run: Callable[[str], None] | None = None,
+    on_run: OnRun | None = None,
     **settings: Any,
 ) -> Summary:
     """Train once a fold, and score each image by the network that did not see its patient.
@@ -51,7 +51,7 @@ def cross_validate(
         tracking_uri: MLflow tracking URI; then ``MLFLOW_TRACKING_URI``; then ``./mlflow.db``.
         experiment_name: MLflow experiment to log to, as ``train`` takes it.
         progress: Told what is done, and how many images of how many.
-        on_run: Called with the id of the MLflow run as soon as there is one.
+        on_run: Called with the MLflow run as soon as there is one.
         **settings: Training and data settings by name; the others are the experiment's.
 
     Returns:
@@ -69,7 +69,7 @@ def cross_validate(
     tags = {"network": network, "kind": "cross-validation"}
     with parent_run(NewRun(f"{network}-{data.name}-cv{folds}", tags, experiment_id)) as run:
         if on_run is not None:
-            on_run(run.id)
+            on_run(run)
         return run_cross_validation(run, chosen, data, folds, progress)
 
 

@@ -1,6 +1,5 @@
 """A registered model on labelled images, in a run of its own."""
 
-from collections.abc import Callable
 from dataclasses import replace
 
 from pneumonia.config.data import DataSettings, names
@@ -15,7 +14,7 @@ from pneumonia.evaluation.predictions import Predictions
 from pneumonia.tracking.input_gate import log_gate_rates
 from pneumonia.tracking.models import LoadedModel
 from pneumonia.tracking.run_lifecycle import NewRun, parent_run
-from pneumonia.tracking.runs import Run
+from pneumonia.tracking.runs import OnRun, Run
 from pneumonia.tracking.scores import Scores, log_scores
 from pneumonia.tracking.store import choose_experiment
 
@@ -36,7 +35,7 @@ def evaluate(
     device: str = "auto",
     experiment_name: str | None = None,
     progress: Progress | None = None,
-    on_run: Callable[[str], None] | None = None,
+    on_run: OnRun | None = None,
 ) -> Scores:
     """Score a model on labelled images, in an MLflow run that is linked to it.
 
@@ -55,7 +54,7 @@ def evaluate(
         device: Where to compute.
         experiment_name: MLflow experiment to log to, as ``train`` takes it.
         progress: Told what is done, and how many images of how many.
-        on_run: Called with the id of the MLflow run as soon as there is one.
+        on_run: Called with the MLflow run as soon as there is one.
 
     Returns:
         Metrics, and their 95 % intervals.
@@ -78,7 +77,7 @@ def evaluate(
     new = NewRun(f"evaluate-{model.config.network}-{split}", tags, experiment_id)
     with parent_run(new) as run:
         if on_run is not None:
-            on_run(run.id)
+            on_run(run)
         return evaluate_model(
             run, model, settings, split, threshold=threshold, device=device, progress=progress
         )

@@ -1,6 +1,6 @@
 """``pneumonia reproduce``: a training once more, and how its results differ."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pneumonia.data.cache import Progress
@@ -9,7 +9,7 @@ from pneumonia.tracking.lookup import final_metrics
 from pneumonia.tracking.provenance import git_state, versions
 from pneumonia.tracking.run_config import read_run_config
 from pneumonia.tracking.run_lifecycle import NewRun, parent_run
-from pneumonia.tracking.runs import find_run
+from pneumonia.tracking.runs import OnRun, find_run
 from pneumonia.tracking.store import connect
 from pneumonia.workflows.prepare import load_data
 from pneumonia.workflows.train import train_run
@@ -42,7 +42,7 @@ def reproduce(
     *,
     tracking_uri: str | None = None,
     progress: Progress | None = None,
-    on_run: Callable[[str], None] | None = None,
+    on_run: OnRun | None = None,
 ) -> Reproduction:
     """Train once more as a run did: its settings, seed and data, in a run of its own.
 
@@ -53,7 +53,7 @@ def reproduce(
         run_id: A finished training; of a search, name the winner's run.
         tracking_uri: MLflow tracking URI, as ``train`` takes it.
         progress: Told what is done, and how many images of how many.
-        on_run: Called with the id of the new run.
+        on_run: Called with the new run.
 
     Raises:
         CheckError: The data are no longer those of the run.
@@ -85,7 +85,7 @@ def reproduce(
     new = NewRun(f"{original.name}-again", tags, original.experiment_id)
     with parent_run(new) as run:
         if on_run is not None:
-            on_run(run.id)
+            on_run(run)
         train_run(run, run_config.with_values(register_winner=False), data, progress=progress)
     after = final_metrics(run)
     metrics = {key: (value, after[key]) for key, value in compared.items() if key in after}

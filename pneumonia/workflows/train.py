@@ -1,7 +1,6 @@
 """``pneumonia train``: one training run or a search, started, joined or resumed."""
 
 import logging
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -24,7 +23,7 @@ from pneumonia.tracking.run_config import (
     run_config_to_resume,
 )
 from pneumonia.tracking.run_lifecycle import NewRun, continue_run, run_context, start_run
-from pneumonia.tracking.runs import Run, find_run
+from pneumonia.tracking.runs import OnRun, Run, find_run
 from pneumonia.tracking.store import choose_experiment, connect, local_database
 from pneumonia.training import loop
 from pneumonia.training.device import choose_engine
@@ -32,8 +31,6 @@ from pneumonia.training.distributed import ALONE, Ranks, joined, torchrun_ranks
 from pneumonia.workflows.prepare import load_data
 
 log = logging.getLogger(__name__)
-
-OnRun = Callable[[str], None]
 
 
 def train(
@@ -61,7 +58,7 @@ def train(
         experiment_name: MLflow experiment to log to; then ``MLFLOW_EXPERIMENT_ID``; then
             ``MLFLOW_EXPERIMENT_NAME``; then ``Default``.
         progress: Told what is done, and how many images of how many.
-        on_run: Called with the id of the MLflow run as soon as there is one.
+        on_run: Called with the MLflow run as soon as there is one.
         **settings: Settings by name, such as ``data``, ``epochs`` and ``trials``: those of
             ``TrainingSettings`` and ``DataSettings``, whose others are the experiment's, and
             those of ``SearchSettings``.
@@ -117,7 +114,7 @@ def resume_run(
         jobs: Worker processes of a search on this machine.
         tracking_uri: MLflow tracking URI; then the one the run was started with.
         progress: Told what is done, and how many images of how many.
-        on_run: Called with the id of the run that continues.
+        on_run: Called with the run that continues.
 
     Returns:
         As ``train``.
@@ -160,7 +157,7 @@ def _run(
     # Before the images are decoded, so that a wrong name is reported at once.
     experiment_id = find_run(run_id).experiment_id if run_id else choose_experiment(experiment_name)
     data = load_data(run_config.experiment, progress, quiet=bool(run_id) and start == "join")
-    on_run = on_run or (lambda _run_id: None)
+    on_run = on_run or (lambda _run: None)
     if run_config.searching:
         run_config = _without_large_batches(run_config, len(data.roles["train"]))
     new = _new_run(run_config, data, experiment_id)
@@ -202,7 +199,7 @@ def _train_once(
     # All ranks join before the run is created: if one cannot, no run is left behind.
     with joined(device) as ranks:
         run = continue_run(run_id, alone=True) if run_id else start_run(new)
-        on_run(run.id)
+        on_run(run)
         try:
             with run.local.alone(), run_context(run):
                 return train_run(run, run_config, data, ranks, progress)
@@ -269,7 +266,7 @@ def _search(
         opened = session.join(run_config, data, new)
     else:
         opened = session.begin(run_config, data, new)
-    on_run(opened.run.id)
+    on_run(opened.run)
     try:
         if jobs > 1:
             return launch_workers(opened, jobs)

@@ -1,6 +1,6 @@
 """``pneumonia train --seeds``: one training repeated with several seeds."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from pneumonia.data.cache import Progress
 from pneumonia.tracking.results import TrainingResult
 from pneumonia.tracking.run_config import RunConfig
 from pneumonia.tracking.run_lifecycle import NewRun, parent_run, run_context
-from pneumonia.tracking.runs import Run
+from pneumonia.tracking.runs import OnRun, Run
 from pneumonia.tracking.store import choose_experiment, connect
 from pneumonia.workflows.prepare import load_data
 from pneumonia.workflows.train import train_run
@@ -28,7 +28,7 @@ def train_seeds(
     tracking_uri: str | None = None,
     experiment_name: str | None = None,
     progress: Progress | None = None,
-    on_run: Callable[[str], None] | None = None,
+    on_run: OnRun | None = None,
     **settings: Any,
 ) -> tuple[list[TrainingResult], Spread]:
     """Train with the seed of the settings and the next ones, on the same split.
@@ -44,14 +44,14 @@ def train_seeds(
         tracking_uri: MLflow tracking URI, as ``train`` takes it.
         experiment_name: MLflow experiment to log to, as ``train`` takes it.
         progress: Told what is done, and how many images of how many.
-        on_run: Called with the id of the parent run, then of each child.
+        on_run: Called with the parent run, then with each child.
         **settings: Training and data settings by name; the others are the experiment's.
 
     Raises:
         PneumoniaError: A setting, the data, training or the tracking store failed.
         KeyboardInterrupt: It was interrupted; the child under way can be resumed by its id.
     """
-    on_run = on_run or (lambda _run_id: None)
+    on_run = on_run or (lambda _run: None)
     chosen = load_experiment(experiment, settings)
     connect(tracking_uri)
     experiment_id = choose_experiment(experiment_name)
@@ -61,7 +61,7 @@ def train_seeds(
     results = []
     tags = {"network": network, "kind": "seeds"}
     with parent_run(NewRun(f"{name}-seeds{n_seeds}", tags, experiment_id)) as parent:
-        on_run(parent.id)
+        on_run(parent)
         parent.log_data_set(data)
         parent.log_parameters(chosen.training.parameters() | chosen.data.parameters())
         parent.log_parameters({"experiment": chosen.name, "seeds": n_seeds})
@@ -74,7 +74,7 @@ def train_seeds(
             )
             own = {"network": network, "kind": "train", "seed": str(seed), "world_size": "1"}
             child = parent.child(f"{name}-s{seed}", own)
-            on_run(child.id)
+            on_run(child)
             with child.local.alone(), run_context(child):
                 results.append(train_run(child, run_config, data, progress=progress))
         spread = _spread(results)
