@@ -94,7 +94,7 @@ def test_a_log_gets_plain_lines(
     assert capsys.readouterr().err == "epoch 1/2 512/4,001\nscoring 1,234\n"
 
 
-def test_a_log_gets_no_line_within_a_minute(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_log_gets_no_line_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     with click.Context(click.Command("train")):
         bar = ProgressBar()
     bar("epoch 1/2", 512, 4001)

@@ -1,4 +1,4 @@
-"""How far a command is: a live bar on a terminal, a line a minute elsewhere."""
+"""How far a command is: a live bar on a terminal, a line now and then elsewhere."""
 
 import logging
 import sys
@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-_SECONDS_BETWEEN_LINES = 60.0
+_SECONDS_BETWEEN_LINES = 300.0
 
 
 class LogHandler(logging.StreamHandler[Any]):
@@ -27,7 +27,7 @@ class ProgressBar:
     """Shows how many images of how many are done, as a ``Progress``.
 
     On a terminal a bar, with the images a second and the time left, which vanishes when all are
-    done; elsewhere a line, once a minute has passed. Nothing with ``--quiet``.
+    done; elsewhere a line every five minutes. Nothing with ``--quiet``.
     """
 
     def __init__(self) -> None:
