@@ -64,7 +64,7 @@ class ProgressBar:
         self._bar = None
 
     def _write_line(self, doing: str, done: int, total: int) -> None:
-        if time.monotonic() - self._last_line < _SECONDS_BETWEEN_LINES:
+        if not done or time.monotonic() - self._last_line < _SECONDS_BETWEEN_LINES:
             return
         self._last_line = time.monotonic()
         of_all = f"/{total:,}" if total else ""
