@@ -1,5 +1,6 @@
 """``pneumonia ui``: the server lives exactly as long as the command."""
 
+import json
 import signal
 import socket
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import mlflow
 import psutil
@@ -14,6 +16,8 @@ import pytest
 import requests
 from click.testing import Result
 
+from pneumonia.tracking.runs_page import runs_page
+from pneumonia.tracking.store import connect
 from tests.conftest import QUICK
 from tests.faults.server import Server
 
@@ -59,6 +63,17 @@ def test_the_page_of_a_run_is_printed_where_a_server_has_one(
         assert link.strip() == page
     finally:
         server.stop()
+
+
+def test_the_list_of_runs_opens_with_the_best_first(trained: SimpleNamespace) -> None:
+    connect(trained.tracking_uri)
+    assert runs_page("http://ui").startswith("http://ui/#/experiments/0/runs?")
+    client = mlflow.MlflowClient()
+    view = json.loads(client.get_experiment("0").tags["mlflow.sharedViewState.pneumonia"])
+    (run,) = client.search_runs(["0"], "tags.kind = 'train'")
+    for column in (view["orderByKey"], *view["selectedColumns"][1:]):
+        kind, _, name = column.partition(".")
+        assert name.strip("`") in getattr(run.data, kind), column
 
 
 def answers(url: str) -> bool:

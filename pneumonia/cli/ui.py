@@ -22,7 +22,7 @@ from pneumonia.cli.progress import ProgressBar
     "machine's own, its name and private addresses by default.",
 )
 def ui(tracking_uri: str | None, host: str, port: int, allowed_hosts: str) -> None:
-    """Start the MLflow UI, light, and print the link that opens on the runs.
+    """Start the MLflow UI, light, and print the link that opens on the runs, the best first.
 
     \b
     pneumonia ui --port 5001
@@ -31,16 +31,17 @@ def ui(tracking_uri: str | None, host: str, port: int, allowed_hosts: str) -> No
     import socket
 
     from pneumonia.processes import run_until_stopped
-    from pneumonia.tracking.store import connect, latest_experiment
+    from pneumonia.tracking.runs_page import runs_page
+    from pneumonia.tracking.store import connect
 
     uri = connect(tracking_uri)
     shown = socket.gethostname() if host in {"0.0.0.0", "::"} else host  # noqa: S104 - compared
     base = f"http://{f'[{shown}]' if ':' in shown else shown}:{port}"
     if uri.startswith(("http://", "https://")):
-        click.echo(f"{uri}/#/experiments/{latest_experiment()}/runs?workflowType=machine_learning")
+        click.echo(runs_page(uri.rstrip("/")))
         return
     bound_socket(host, port).close()
-    click.echo(f"{base}/#/experiments/{latest_experiment()}/runs?workflowType=machine_learning")
+    click.echo(runs_page(base))
     click.echo("Ctrl-C stops it.", err=True)
     command = [
         sys.executable,
