@@ -70,6 +70,10 @@ def test_a_search_keeps_every_trial_and_scores_only_the_winner_on_test(
     arguments = ("train", "--data", xrays, *QUICK, "--trials", 3, "--study", "night")
     result = run_cli(*arguments)
     assert result.exit_code == 0, result.stderr
+    said = [line for line in result.stderr.splitlines() if line.startswith("study night: ")]
+    assert re.fullmatch(r".* 1 of 3 trials done, best auc .* about \d+s left", said[0])
+    assert said[-1].startswith("study night: 3 of 3 trials done, best auc")
+    assert "left" not in said[-1]
     client = client_at(workplace)
     runs = client.search_runs(["0"])
     children = [run for run in runs if "mlflow.parentRunId" in run.data.tags]

@@ -3,10 +3,11 @@
 import logging
 import math
 import time
+from collections.abc import Sequence
 
 import optuna
 from optuna.exceptions import OptunaError
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from pneumonia.config.training import TrainingSettings
 from pneumonia.data.cache import Progress
@@ -17,7 +18,7 @@ from pneumonia.search.report import short, trials_table
 from pneumonia.search.space import suggest
 from pneumonia.search.study import sampler_of
 from pneumonia.search.trials import number_of, reason_of, state_of
-from pneumonia.tracking.epochs import checkpoint_of, log_best, log_epoch
+from pneumonia.tracking.epochs import checkpoint_of, duration, log_best, log_epoch
 from pneumonia.tracking.local_state import LocalState
 from pneumonia.tracking.run_config import RunConfig
 from pneumonia.tracking.run_lifecycle import continue_run, left_running
@@ -170,7 +171,17 @@ class Worker:
             best = f", best {self.metric} {leader.value:.4f} (trial {number_of(leader)})"
         done = sum(t.state.is_finished() for t in trials)
         name = self.study.study_name
-        log.info("study %s: %d of %d trials done%s", name, done, len(trials), best)
+        left = _seconds_left(trials)
+        remaining = f", about {duration(left)} left" if left else ""
+        log.info("study %s: %d of %d trials done%s%s", name, done, len(trials), best, remaining)
         self.run.set_description(
             trials_table(self.queue, list(self.experiment.space), self.run.experiment_id)
         )
+
+
+def _seconds_left(trials: Sequence[FrozenTrial]) -> float:
+    """What is left of a study if its trials go on to take as long and as many workers go on."""
+    took = [trial.duration.total_seconds() for trial in trials if trial.duration is not None]
+    left = sum(not trial.state.is_finished() for trial in trials)
+    n_workers = 1 + sum(trial.state == TrialState.RUNNING for trial in trials)
+    return left * sum(took) / len(took) / n_workers if took else 0.0

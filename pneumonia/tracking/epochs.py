@@ -35,12 +35,13 @@ def epoch_line(label: str, n_epochs: int, epoch: Epoch) -> str:
         f"auc {epoch['val/auc']:.4f}",
         f"sens {epoch['val/sensitivity']:.2f}",
         f"spec {epoch['val/specificity']:.2f}",
-        f"{epoch['speed/images_per_second']:.0f}/s" if not left else f"{_duration(left)} left",
+        f"{epoch['speed/images_per_second']:.0f}/s" if not left else f"{duration(left)} left",
     ]
     return "  ".join(parts)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds in the unit that reads best, as ``45s``, ``12m`` or ``3.5h``."""
     if seconds < 100:
         return f"{seconds:.0f}s"
     return f"{seconds / 60:.0f}m" if seconds < 6000 else f"{seconds / 3600:.1f}h"

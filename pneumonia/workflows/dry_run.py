@@ -10,6 +10,7 @@ from pneumonia.config.experiment import load_experiment
 from pneumonia.data.cache import Progress
 from pneumonia.data.dataset import Images, preprocessing_of
 from pneumonia.evaluation.stress import CHANGES, IMAGES_A_CLASS
+from pneumonia.tracking.epochs import duration
 from pneumonia.training.device import choose_engine
 from pneumonia.training.loop import train
 from pneumonia.workflows.prepare import load_data
@@ -116,13 +117,6 @@ def dry_run(
         memory=_memory(engine.device),
         device=f"{engine.device} in {engine.precision}",
     )
-
-
-def duration(seconds: float) -> str:
-    """Seconds in the unit that reads best, as ``45 s``, ``12 min`` or ``3.5 h``."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def _few(images: Images, wanted: int) -> Images:
