@@ -17,7 +17,7 @@ def test_no_input_of_a_small_run_breaks_anything() -> None:
     assert result.exit_code == 0, result.output
     counted = json.loads(result.stdout[result.stdout.index("{") :])
     for counts in counted["doors"].values():
-        assert counts["taken"] + counts["refused"] > 30
+        assert counts["taken"] + counts["refused"] >= 20
     assert counted["held"]["does not hang"] == 400
 
 
