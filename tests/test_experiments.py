@@ -133,11 +133,11 @@ def test_a_failing_trial_is_recorded_and_does_not_end_the_study(
 
     train, calls = worker.train, []
 
-    def sometimes(*arguments: object) -> object:
+    def sometimes(*arguments: object, **options: object) -> object:
         calls.append(arguments)
         if len(calls) == 1:
             raise TrainingError("training loss is nan in epoch 1")
-        trained = train(*arguments)
+        trained = train(*arguments, **options)
         if len(calls) > 2:
             return trained
         return replace(trained, history=[{**e, "val/auc": math.nan} for e in trained.history])
