@@ -114,7 +114,7 @@ def test_a_search_ends_in_time_and_keeps_its_study_where_told(
     workplace: Path, xrays: Path, run_cli: Cli
 ) -> None:
     storage = f"sqlite:///{workplace}/studies/all.db"
-    search = ("--trials", 50, "--timeout", 1, "--pruner", "hyperband", "--storage", storage)
+    search = ("--trials", 50, "--timeout", 5, "--pruner", "hyperband", "--storage", storage)
     result = run_cli("train", "--data", xrays, *QUICK, *search, "--study", "night")
     assert result.exit_code == 0, result.stderr
     trials = optuna.load_study(study_name="night", storage=storage).trials
