@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -42,6 +43,22 @@ def test_trials_and_folds_take_as_many_times(empty_folder: Path, xrays: Path, ru
     assert (once["n_trainings"], search["n_trainings"], folds["n_trainings"]) == (1, 50, 3)
     assert search["seconds"] > 5 * once["seconds"]
     assert list(empty_folder.iterdir()) == []
+
+
+def test_a_batch_may_be_the_whole_training_set(xrays: Path, tmp_path: Path, run_cli: Cli) -> None:
+    data = tmp_path / "odd"
+    for role, n_images in (("train", 7), ("val", 4), ("test", 4)):
+        for name in ("NORMAL", "PNEUMONIA"):
+            (data / role / name).mkdir(parents=True)
+        files = [sorted((xrays / role / name).iterdir()) for name in ("NORMAL", "PNEUMONIA")]
+        for number in range(n_images):
+            file = files[number % 2][number // 2]
+            shutil.copy(file, data / role / file.parent.name / f"{role}{number}_{number}.jpeg")
+    options = ("--image-size", "32", "--batch-size", "7", "--patient-pattern", "(?P<patient>.+)")
+    roles = ("--train-folders", "train", "--validation-folders", "val")
+    result = run_cli("train", "--data", data, *options, *roles, "--dry-run")
+    assert result.exit_code == 0, result.stderr
+    assert "of 7 images" in result.stdout
 
 
 @pytest.mark.parametrize(

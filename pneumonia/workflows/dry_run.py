@@ -1,6 +1,6 @@
 """``--dry-run``: what a command would train on and for how long, from a few real steps."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import psutil
@@ -58,7 +58,7 @@ class Estimate:
 
     def as_json(self) -> dict[str, Any]:
         """The estimate for a program."""
-        return {name: getattr(self, name) for name in self.__slots__}
+        return asdict(self)
 
 
 def dry_run(
@@ -120,10 +120,12 @@ def dry_run(
 
 
 def _few(images: Images, wanted: int) -> Images:
-    """Some of the images, as many of each class as there are."""
+    """As many images as wanted, half of each class if there are so many, or all of them."""
+    if wanted >= len(images):
+        return images
     by_class = images.labels.argsort()
-    half = min(wanted // 2, len(by_class) // 2)
-    return images.part(torch.cat([by_class[:half], by_class[len(by_class) - half :]]))
+    half = wanted // 2
+    return images.part(torch.cat([by_class[:half], by_class[-half:]]))
 
 
 def _memory(device: torch.device) -> int:
