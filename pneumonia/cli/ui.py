@@ -32,13 +32,13 @@ def ui(tracking_uri: str | None, host: str, port: int, allowed_hosts: str) -> No
 
     from pneumonia.processes import run_until_stopped
     from pneumonia.tracking.runs_page import runs_page
-    from pneumonia.tracking.store import connect
+    from pneumonia.tracking.store import connect, shown_uri
 
     uri = connect(tracking_uri)
     shown = socket.gethostname() if host in {"0.0.0.0", "::"} else host  # noqa: S104 - compared
     base = f"http://{f'[{shown}]' if ':' in shown else shown}:{port}"
     if uri.startswith(("http://", "https://")):
-        click.echo(runs_page(uri.rstrip("/")))
+        click.echo(runs_page(shown_uri().rstrip("/")))
         return
     bound_socket(host, port).close()
     click.echo(runs_page(base))

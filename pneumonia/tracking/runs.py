@@ -25,7 +25,7 @@ from pneumonia.errors import TrackingError
 from pneumonia.processes import this_process
 from pneumonia.tracking.local_state import LocalState
 from pneumonia.tracking.outbox import Entry, outbox
-from pneumonia.tracking.store import tracking_uri
+from pneumonia.tracking.store import shown_uri
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure  # slow, and predict draws nothing
@@ -62,7 +62,7 @@ class Run:
     @property
     def link(self) -> str:
         """Its page; empty where no server has one, since the store is a file or a database."""
-        uri = tracking_uri()
+        uri = shown_uri()
         page = f"{uri.rstrip('/')}/#/experiments/{self.experiment_id}/runs/{self.id}"
         return page if uri.startswith(("http://", "https://")) else ""
 

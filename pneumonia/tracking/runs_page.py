@@ -18,10 +18,10 @@ _COLUMNS = (
 
 
 def runs_page(server: str) -> str:
-    """Keep the view with the experiment that is worked on, and return its link.
+    """Save a view of the experiment with the latest run, and return its link.
 
-    MLflow's UI keeps a view that is shared in a tag of the experiment, and opens it by its key
-    (the menu "Views"; seen with MLflow 3.17). A store that may only be read is opened without.
+    MLflow's UI saves a shared view as a tag of the experiment, and opens it by its key (seen with
+    MLflow 3.17). Where the store refuses the tag, the link opens the default view.
 
     Args:
         server: Where the UI is served, without a slash at the end.
