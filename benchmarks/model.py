@@ -1,9 +1,26 @@
 """The model and the images that a benchmark uses where it is given none."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import click
 
 from pneumonia.data.demo import write_demo_set
 from pneumonia.workflows.train import train
+
+
+def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that name a model, its store, and images."""
+    for option in (
+        click.option("--images", type=click.Path(exists=True, file_okay=False, path_type=Path)),
+        click.option("--tracking-uri", default="sqlite:///mlflow.db", show_default=True),
+        click.option(
+            "--model-uri", help="A registered model; by default one trained on synthetic images."
+        ),
+    ):
+        command = option(command)
+    return command
 
 
 def model_and_images(

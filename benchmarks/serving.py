@@ -18,7 +18,7 @@ import click
 import psutil
 import requests
 
-from benchmarks.model import model_and_images
+from benchmarks.model import model_and_images, model_options
 from benchmarks.report import Figure, report
 from pneumonia.prediction.paths import find_paths
 
@@ -132,9 +132,7 @@ def endure(service: Service, images: Sequence[str], n_requests: int) -> list[Fig
 
 
 @click.command()
-@click.option("--model-uri", help="A registered model; by default one trained on synthetic images.")
-@click.option("--tracking-uri", default="sqlite:///mlflow.db", show_default=True)
-@click.option("--images", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@model_options
 @click.option("--requests", "n_requests", default=10_000, show_default=True)
 @click.option("--timed", default=100, show_default=True, help="Requests timed of each size.")
 def main(

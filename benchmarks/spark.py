@@ -15,7 +15,7 @@ import pandas as pd
 import psutil
 import pyspark
 
-from benchmarks.model import model_and_images
+from benchmarks.model import model_and_images, model_options
 from benchmarks.report import Figure, ratios, report
 from pneumonia.prediction.paths import find_paths
 
@@ -117,9 +117,7 @@ def rows(output: Path) -> pd.DataFrame:
 
 
 @click.command()
-@click.option("--model-uri", help="A registered model; by default one trained on synthetic images.")
-@click.option("--tracking-uri", default="sqlite:///mlflow.db", show_default=True)
-@click.option("--images", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@model_options
 @click.option("--count", default=5_000, show_default=True, help="Images, some of them copies.")
 @click.option("--repeats", default=3, show_default=True)
 def main(
@@ -139,10 +137,8 @@ def main(
             for n_workers in (1, 2):
                 with cluster(n_workers) as started:
                     output = folder / f"{n_workers}-{repeat}"
-                    one_image = score(
-                        model, files[:n_workers], started.url, folder / f"s-{output.name}"
-                    )
-                    start[n_workers].append(one_image)
+                    few, first = files[:n_workers], folder / f"start-{output.name}"
+                    start[n_workers].append(score(model, few, started.url, first))
                     whole[n_workers].append(score(model, files, started.url, output))
         wanted = rows(folder / "2-0")
         with cluster(2) as started:
