@@ -268,7 +268,7 @@ def _train_epoch(
         loss_of_all, correct_of_all = ranks.mean(torch.stack([loss.detach(), correct]))
         state.losses.append(loss_of_all)
         state.correct.append(correct_of_all)
-    before_step(epoch, n_images, n_images)  # of which there is none: validation comes next
+    before_step(epoch, n_images, n_images)  # the epoch's images are done
     return {
         "train/loss": torch.stack(state.losses).mean().item(),
         "train/accuracy": torch.stack(state.correct).mean().item(),
