@@ -44,7 +44,7 @@ def main(network: str, epochs: int | None) -> None:
     grey = sick.batch(torch.arange(len(sick)))[0]  # (B, H, W)
     figures = [Figure("chance: the opacities' share of the area", [float(inside.mean())])]
     for layer in _LAYERS[network]:
-        heat = grad_cam(trained.network, layer, grey)
+        heat = grad_cam(trained.network, [layer], grey)
         highest = heat.reshape(len(heat), -1).argmax(axis=1)
         hits = inside.reshape(len(heat), -1)[np.arange(len(heat)), highest]
         total = heat.sum(axis=(1, 2))

@@ -213,7 +213,7 @@ def test_maps_depend_on_the_weights(name: str) -> None:
     for seed in (0, 1):
         torch.manual_seed(seed)
         network = NETWORKS[name].build(64, 0.0).eval()
-        maps.append(grad_cam(network, NETWORKS[name].cam_layer, grey))
+        maps.append(grad_cam(network, [NETWORKS[name].cam_layer], grey))
         assert maps[-1].shape == (2, 64, 64)
         assert maps[-1].min() >= 0
         assert maps[-1].max() <= 1
@@ -256,7 +256,7 @@ def test_maps_point_at_what_was_learnt() -> None:
     )
     assert trained.best["val/auc"] > 0.95
     pixels, labels, centres = blobs(2, 40)
-    heats = grad_cam(trained.network, NETWORKS["simple_cnn"].cam_layer, pixels[labels == 1])
+    heats = grad_cam(trained.network, [NETWORKS["simple_cnn"].cam_layer], pixels[labels == 1])
     found = [np.unravel_index(heat.argmax(), heat.shape) for heat in heats]
     distances = np.linalg.norm(np.array(found) - centres[labels.numpy() == 1], axis=1)
     assert np.median(distances) < 10
@@ -270,7 +270,7 @@ def test_maps_of_another_network_differ(name: str) -> None:
     for seed in (0, 1):
         torch.manual_seed(seed)
         network = NETWORKS[name].build(grey.shape[-1], 0.0).eval()
-        maps.append(grad_cam(network, NETWORKS[name].cam_layer, grey))
+        maps.append(grad_cam(network, [NETWORKS[name].cam_layer], grey))
     # Adebayo et al. 2018: maps that survive a randomisation of the weights are no explanation.
     correlations = [
         np.corrcoef(one.ravel(), other.ravel())[0, 1] for one, other in zip(*maps, strict=True)

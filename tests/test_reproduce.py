@@ -10,7 +10,7 @@ import pytest
 from click.testing import Result
 
 from pneumonia.data.dataset import DataSet, Images
-from pneumonia.tracking import results
+from pneumonia.tracking import candidate
 
 Cli = Callable[..., Result]
 QUICK = ("--epochs", "1", "--image-size", "32", "--batch-size", "8", "--network", "simple_cnn")
@@ -77,7 +77,7 @@ def test_no_test_image_is_seen_before_the_threshold_is_chosen(
             seen.append("test images")
             return super().items()
 
-    original_open, original_choose = DataSet.open, results.log_operating_point
+    original_open, original_choose = DataSet.open, candidate.log_operating_point
 
     def choose(*arguments: Any) -> Any:
         chosen = original_choose(*arguments)
@@ -87,7 +87,7 @@ def test_no_test_image_is_seen_before_the_threshold_is_chosen(
     monkeypatch.setattr(
         DataSet, "open", lambda *arguments, **options: Roles(original_open(*arguments, **options))
     )
-    monkeypatch.setattr(results, "log_operating_point", choose)
+    monkeypatch.setattr(candidate, "log_operating_point", choose)
     result = run_cli("train", "--data", xrays, *QUICK)
     assert result.exit_code == 0, result.stderr
     assert seen[0] == "chosen"

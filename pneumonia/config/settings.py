@@ -39,6 +39,15 @@ class Settings(BaseModel):
         """The settings by name, as they are logged."""
         return self.model_dump()
 
+    def options(self) -> list[str]:
+        """The settings as options of a command, without those that are empty."""
+        words = []
+        for name, value in self.parameters().items():
+            if str(value) != "":
+                shown = str(value).lower() if isinstance(value, bool) else str(value)
+                words += [f"--{name.replace('_', '-')}", shown]
+        return words
+
 
 def choices_of(field: FieldInfo) -> tuple[str, ...]:
     """The values a field may take; empty where it is free."""

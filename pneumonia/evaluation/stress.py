@@ -7,7 +7,7 @@ has bear its names, with spaces, and its severities (Hendrycks & Dietterich 2019
 """
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -60,6 +60,18 @@ class StressTest:
         """The same, with the logits of the probabilities divided by a temperature."""
         values = {name: scaled(p, temperature) for name, p in self.probabilities.items()}
         return replace(self, probabilities=values)
+
+    @classmethod
+    def joined(cls, parts: Sequence["StressTest"]) -> "StressTest":
+        """The images of several stress tests, such as those of folds, in one."""
+        return cls(
+            np.concatenate([part.truth for part in parts]),
+            tuple(patient for part in parts for patient in part.patients),
+            {
+                name: np.concatenate([part.probabilities[name] for part in parts])
+                for name in parts[0].probabilities
+            },
+        )
 
     def table(self, threshold: float = 0.5) -> list[dict[str, float | str]]:
         """A row a change: its name, AUC, balanced accuracy, sensitivity and specificity."""

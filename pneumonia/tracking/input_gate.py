@@ -4,30 +4,32 @@ from collections.abc import Mapping
 
 import torch
 
-from pneumonia.config.training import TrainingSettings
 from pneumonia.data.dataset import Images
 from pneumonia.evaluation.gate import Gate
 from pneumonia.evaluation.gate_fitting import fit_gate, gate_rates
+from pneumonia.networks.ensemble import member_layers
 from pneumonia.networks.registry import network_named
+from pneumonia.tracking.models import ModelConfig
 from pneumonia.tracking.runs import Run
 from pneumonia.training.device import choose_engine, out_of_memory_as_error
 
 
 def fitted_gate(
-    network: torch.nn.Module, images: Mapping[str, Images], settings: TrainingSettings
+    network: torch.nn.Module, images: Mapping[str, Images], config: ModelConfig, device: str
 ) -> Gate:
-    """Fit the gate.
+    """Fit the gate; that of an ensemble compares the activations of its first member.
 
     Args:
         network: The network.
         images: Those of each role, of which test images are not looked at.
-        settings: The network's name and the device.
+        config: The network's name, and of how many it consists.
+        device: Where to compute.
 
     Raises:
         DeviceError: The device is out of memory.
     """
-    engine = choose_engine(settings.device, "fp32")
-    layer = network_named(settings.network).gate_layer
+    engine = choose_engine(device, "fp32")
+    layer = member_layers(network_named(config.network).gate_layer, config.members)[0]
     with out_of_memory_as_error(engine.device, "use --device cpu"):
         network.to(engine.device).eval()
         return fit_gate(network, layer, images["train"], images["validation"], engine)

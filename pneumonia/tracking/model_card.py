@@ -6,47 +6,34 @@ can know.
 
 import shlex
 
-from pneumonia.config.training import TrainingSettings
 from pneumonia.data.dataset import DataSet
 from pneumonia.evaluation.document import Section, Table
 from pneumonia.evaluation.metrics import predictive_values
 from pneumonia.evaluation.operating_point import OperatingPoint
 from pneumonia.evaluation.stress import StressTest
+from pneumonia.tracking.candidate import Candidate
 from pneumonia.tracking.models import ModelConfig
 from pneumonia.tracking.provenance import git_state, versions
 from pneumonia.tracking.scores import Scores
-from pneumonia.training.loop import Trained
 
 _PREVALENCES = (0.01, 0.05, 0.1, 0.2, 0.5)
 _AT_HALF = ("accuracy", "sensitivity", "specificity")
 
 
 def model_card(
-    run_id: str,
-    data: DataSet,
-    settings: TrainingSettings,
-    trained: Trained,
-    config: ModelConfig,
-    point: OperatingPoint,
-    stress: StressTest,
-    test: Scores,
-    rejected: float,
-    warning: str,
+    run_id: str, data: DataSet, candidate: Candidate, test: Scores, rejected: float, warning: str
 ) -> list[Section]:
     """Say what is known of a trained model, in the order in which a reader asks.
 
     Args:
         run_id: The run that trained it.
         data: What it was trained and tested on.
-        settings: How it was trained.
-        trained: The training.
-        config: The model's threshold and temperature.
-        point: How the threshold was chosen.
-        stress: Its stress test.
+        candidate: The network, its threshold and how it came about.
         test: Its test result.
         rejected: Share of the test images that its gate rejects.
         warning: What makes the results doubtful; may be empty.
     """
+    config, point = candidate.config, candidate.point
     return [
         _purpose(config, data, rejected, warning),
         Section(
@@ -68,7 +55,7 @@ def model_card(
             ],
             figures=("subgroups_test",),
         ),
-        _robustness(stress, point),
+        _robustness(candidate.stress, point),
         _operating_point(config, point, test),
         Section("Data", table=_data(data), code=data.report()),
         Section(
@@ -77,7 +64,7 @@ def model_card(
             "positive class lies; it does not prove that the network looks at the right thing.",
             figures=("gallery", "grad_cam"),
         ),
-        _training(run_id, data, settings, trained),
+        _training(run_id, candidate),
     ]
 
 
@@ -86,7 +73,7 @@ def _purpose(config: ModelConfig, data: DataSet, rejected: float, warning: str) 
     synthetic = " It was trained on synthetic images and says nothing about real ones."
     return Section(
         "Purpose and limits",
-        f"{config.network} tells {negative} from {positive} on frontal chest X-rays, given as "
+        f"{config.title} tells {negative} from {positive} on frontal chest X-rays, given as "
         f"images of {config.image_size}×{config.image_size} grey levels. It is for research and "
         "teaching, not a medical device, and not to be used for decisions about patients."
         f"{synthetic if data.is_synthetic else ''}\n\n"
@@ -148,19 +135,13 @@ def _data(data: DataSet) -> Table:
     return rows
 
 
-def _training(run_id: str, data: DataSet, settings: TrainingSettings, trained: Trained) -> Section:
-    command = ["pneumonia", "train"]
-    for name, value in (data.settings.parameters() | settings.parameters()).items():
-        if str(value) != "":
-            shown = str(value).lower() if isinstance(value, bool) else str(value)
-            command += [f"--{name.replace('_', '-')}", shown]
+def _training(run_id: str, candidate: Candidate) -> Section:
     commit = git_state().get("mlflow.source.git.commit", "not known")
     known = ", ".join(f"{name.removeprefix('version.')} {v}" for name, v in versions().items())
     return Section(
         "Training",
-        f"Epoch {trained.best_epoch} of {len(trained.history)} was the best by validation "
-        f"{settings.metric}. Run {run_id}, commit {commit}.\n\n{known}.",
-        code=shlex.join(command),
+        f"{candidate.origin} Run {run_id}, commit {commit}.\n\n{known}.",
+        code=shlex.join(["pneumonia", *candidate.command]),
         figures=("curves",),
     )
 

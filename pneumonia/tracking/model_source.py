@@ -6,19 +6,20 @@ from types import ModuleType
 
 from pneumonia.data import decode, dicom, input_checks, limits
 from pneumonia.evaluation import decide, gate
+from pneumonia.networks import ensemble
 from pneumonia.networks.registry import network_named
 from pneumonia.tracking import serving
 
 
 def scoring_source(network: str) -> str:
-    """Join decoding, decision, gate, the network's module and the scoring class into one module.
+    """Join all that scoring needs into one module: decoding to decision, network and gate.
 
     Imports between them are left out, since what they name now stands above in the same file.
     """
     build = network_named(network).build
     module = inspect.getmodule(build)
     assert module is not None
-    modules = (limits, dicom, input_checks, decode, decide, gate, module, serving)
+    modules = (limits, dicom, input_checks, decode, decide, gate, ensemble, module, serving)
     parts = [_without_own_imports(part) for part in modules]
     footer = (
         "from mlflow.models import set_model\n\n"

@@ -22,6 +22,7 @@ from pneumonia.data.decode import Preprocessing
 from pneumonia.errors import ModelError, UsageError, nearest
 from pneumonia.evaluation.conformal import Calibration
 from pneumonia.evaluation.gate import Gate
+from pneumonia.networks.ensemble import build_members
 from pneumonia.networks.registry import NETWORKS
 from pneumonia.tracking.model_source import scoring_source
 from pneumonia.tracking.model_uris import DIGEST_TAG, locate_model
@@ -47,6 +48,7 @@ class ModelConfig:
             they say.
         prevalence: Share of positive images that they mean it for.
         calibration: Of validation images, for ``possible_classes``.
+        members: Number of networks whose mean probability it answers with.
     """
 
     network: str
@@ -58,6 +60,12 @@ class ModelConfig:
     temperature: float = 1.0
     prevalence: float = 0.5
     calibration: Calibration = ((), ())
+    members: int = 1
+
+    @property
+    def title(self) -> str:
+        """The network's name, and of how many it consists if not of one."""
+        return self.network if self.members == 1 else f"{self.members} × {self.network}"
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -197,7 +205,8 @@ def load_model(uri: str) -> LoadedModel:
                 raise ModelError(
                     f"model {uri!r} is a {config.network!r}: {nearest(config.network, NETWORKS)}"
                 )
-            network = NETWORKS[config.network].build(config.image_size, 0.0)
+            build = NETWORKS[config.network].build
+            network = build_members(build, config.image_size, config.members)
             weights = torch.load(where / "weights.pt", "cpu", weights_only=True)
             network.load_state_dict(weights)
             gate = Gate.from_dict(torch.load(where / "gate.pt", "cpu", weights_only=True))

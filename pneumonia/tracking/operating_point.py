@@ -2,7 +2,8 @@
 
 import csv
 import io
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from pneumonia.config.training import TrainingSettings
 from pneumonia.data.dataset import Images
 from pneumonia.evaluation.calibration import fit_temperature, scaled
 from pneumonia.evaluation.conformal import calibration_of
+from pneumonia.evaluation.metrics import Labels, Probabilities, classification_metrics
 from pneumonia.evaluation.operating_point import OperatingPoint, choose_operating_point
 from pneumonia.evaluation.predict import predict_probabilities
 from pneumonia.evaluation.reliability_figures import reliability_diagram, stress_chart
@@ -20,52 +22,83 @@ from pneumonia.tracking.runs import Run
 from pneumonia.training.device import choose_engine, out_of_memory_as_error
 
 
-def log_operating_point(
-    run: Run,
-    network: torch.nn.Module,
-    config: ModelConfig,
-    validation: Images,
-    settings: TrainingSettings,
-) -> tuple[ModelConfig, OperatingPoint, StressTest]:
-    """Run the stress test, fit the temperature, choose the threshold, and log all three.
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a network says of images that it was not trained on, before calibration.
 
-    The temperature is fitted on the changed images, and ``stress`` chooses the threshold on them:
-    where the classes are almost separated, clean validation images tell little of either.
+    Attributes:
+        truth: 0 negative, 1 positive, int64 (n,).
+        patients: Whom each image shows (n).
+        clean: Probability of the positive class, of the images as they are, float64 (n,).
+        stress: Of some of them, under changes.
+    """
+
+    truth: Labels
+    patients: Sequence[str]
+    clean: Probabilities
+    stress: StressTest
+
+    def metric(self, name: str) -> float:
+        """A metric that may choose a network, at a threshold of 0.5 where it depends on one."""
+        if name == "stress":
+            return self.stress.summary()["auc_worst"]
+        return classification_metrics(self.truth, self.clean)[name]
+
+
+def measure(network: torch.nn.Module, images: Images, settings: TrainingSettings) -> Measured:
+    """Score a network on labelled images, and run the stress test.
 
     Args:
-        run: The run to log to.
         network: The network.
-        config: The model's configuration so far.
-        validation: The validation images.
-        settings: The rule, the device and the precision.
-
-    Returns:
-        The configuration with threshold and temperature, how the threshold was chosen, and the
-        stress test with calibrated probabilities.
+        images: Images that it was not trained on.
+        settings: The device and the precision.
 
     Raises:
         DeviceError: The device is out of memory.
     """
     exact = choose_engine(settings.device, "fp32")
     engine = choose_engine(settings.device, settings.precision)
-    truth = validation.labels.cpu().numpy()
     with out_of_memory_as_error(engine.device, "use --device cpu"):
         network.to(engine.device).eval()
-        on_device = validation.to(engine.device)
+        on_device = images.to(engine.device)
         stress = run_stress_test(network, on_device, engine)
         clean = predict_probabilities(network, on_device, exact)
+    patients = [file.patient.key for file in images.files]
+    return Measured(images.labels.cpu().numpy(), patients, clean, stress)
+
+
+def log_operating_point(
+    run: Run, config: ModelConfig, measured: Measured, rule: str, title: str
+) -> tuple[ModelConfig, OperatingPoint, StressTest]:
+    """Fit the temperature, choose the threshold, and log both with the stress test.
+
+    The temperature is fitted on the changed images, and ``stress`` chooses the threshold on them:
+    where the classes are almost separated, clean images tell little of either.
+
+    Args:
+        run: The run to log to.
+        config: The model's configuration so far.
+        measured: What the network says of validation images.
+        rule: Which threshold to choose.
+        title: What the images are, for figures.
+
+    Returns:
+        The configuration with threshold and temperature, how the threshold was chosen, and the
+        stress test with calibrated probabilities.
+    """
+    truth, stress = measured.truth, measured.stress
     temperature = fit_temperature(stress.truth, stress.stacked(), float(truth.mean()))
-    calibrated = scaled(clean, temperature)
+    calibrated = scaled(measured.clean, temperature)
     stress = stress.calibrated(temperature)
-    if settings.threshold == "stress":
-        point = choose_operating_point("stress", stress.truth, stress.stacked(), stress.patients)
+    if rule == "stress":
+        point = choose_operating_point(rule, stress.truth, stress.stacked(), stress.patients)
     else:
-        patients = [file.patient.key for file in validation.files]
-        point = choose_operating_point(settings.threshold, truth, calibrated[np.newaxis], patients)
-    title = f"validation ({len(validation):,} images)"
-    diagram = reliability_diagram(truth, clean, calibrated, title=title, temperature=temperature)
+        point = choose_operating_point(rule, truth, calibrated[np.newaxis], measured.patients)
+    diagram = reliability_diagram(
+        truth, measured.clean, calibrated, title=title, temperature=temperature
+    )
     run.log_figure(diagram, "reliability_validation")
-    _log_stress(run, stress, point.threshold)
+    _log_stress(run, stress, point.threshold, title)
     run.log_metrics(
         {
             "threshold": point.threshold,
@@ -85,7 +118,7 @@ def log_operating_point(
     return chosen, point, stress
 
 
-def _log_stress(run: Run, stress: StressTest, threshold: float) -> None:
+def _log_stress(run: Run, stress: StressTest, threshold: float, title: str) -> None:
     rows = stress.table(threshold)
     run.log_metrics({f"stress/{key}": v for key, v in stress.summary(threshold).items()})
     table = io.StringIO()
@@ -93,5 +126,5 @@ def _log_stress(run: Run, stress: StressTest, threshold: float) -> None:
     writer.writeheader()
     writer.writerows(rows)
     run.log_text(table.getvalue(), "stress.csv")
-    title = f"validation under changes ({len(stress.truth):,} images)"
-    run.log_figure(stress_chart(rows, title=title, threshold=threshold), "stress")
+    under = f"{title}, {len(stress.truth):,} of them under changes"
+    run.log_figure(stress_chart(rows, title=under, threshold=threshold), "stress")

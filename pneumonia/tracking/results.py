@@ -9,11 +9,11 @@ from pneumonia.data.dataset import DataSet, Images
 from pneumonia.evaluation.document import as_html, as_markdown
 from pneumonia.evaluation.figures import learning_curves
 from pneumonia.evaluation.intervals import Interval
+from pneumonia.tracking.candidate import Candidate, validated
 from pneumonia.tracking.epochs import log_best
-from pneumonia.tracking.input_gate import fitted_gate, log_gate_rates
+from pneumonia.tracking.input_gate import log_gate_rates
 from pneumonia.tracking.model_card import model_card
-from pneumonia.tracking.models import ModelConfig, log_model
-from pneumonia.tracking.operating_point import log_operating_point
+from pneumonia.tracking.models import log_model
 from pneumonia.tracking.registry import register
 from pneumonia.tracking.runs import Run
 from pneumonia.tracking.scores import log_scores
@@ -69,58 +69,99 @@ def log_result(
     *,
     register_winner: bool,
 ) -> TrainingResult:
-    """Score the winner once on the test images, and log metrics, figures and model."""
-    names = data.settings.class_names
-    synthetic = data.is_synthetic
+    """Log the curves and the best epoch of a training, and what ``log_candidate`` logs."""
     run.log_figure(learning_curves(trained.history, best_epoch=trained.best_epoch), "curves")
     log_best(run, trained.best)
-    uncalibrated = ModelConfig(settings.network, settings.image_size, settings.resize, names)
-    config, point, stressed = log_operating_point(
-        run, trained.network, uncalibrated, images["validation"], settings
+    origin = (
+        f"Epoch {trained.best_epoch} of {len(trained.history)} was the best by validation "
+        f"{settings.metric}."
     )
-    gate = fitted_gate(trained.network, images, settings)
-    scored = {
-        role: log_scores(run, trained.network, config, images[role], role, settings.device)
-        for role in ("validation", "test")
-    }
-    test = scored["test"]
-    rejected = log_gate_rates(run, trained.network, gate, images["test"], "test", settings.device)
-    stress = stressed.summary(point.threshold)
-    example = images["test"].files[0].path.read_bytes()
-    uri = log_model(
-        run, trained.network.cpu(), config, gate, step=trained.best_epoch, example=example
-    )
-    chosen_by = trained.best[f"val/{settings.metric}"]
-    warning = "; ".join(filter(None, (data.warning, point.warning)))
-    card = model_card(
-        run.id, data, settings, trained, config, point, stressed, test, rejected, warning
-    )
-    title = f"{settings.network} on {data.name}"
-    run.log_text(as_html(title, card, run.figures), "report.html")
-    shared = (synthetic, warning, point.threshold, point.rule, stress, test.times_scored)
-    if not register_winner:
-        verdict = "not registered, as asked"
-        return TrainingResult(test.metrics, test.intervals, uri, verdict, *shared)
-    uri, verdict = register(
-        uri,
+    candidate = validated(
         run,
-        settings.network,
-        metric=settings.metric,
-        # At the model's own threshold, but for the value that the epoch was chosen by.
-        validation={**scored["validation"].metrics, settings.metric: chosen_by},
-        description=as_markdown(card),
-        tags={
-            "data.digest": data.digest,
-            "data.validation": data.role_digest("validation"),
-            "data.synthetic": str(synthetic).lower(),
-            "data": data.name,
-            **{f"test.{key}": f"{test.metrics[key]:.4f}" for key in _SCORED_IN},
-            **{f"stress.{key}": f"{value:.4f}" for key, value in stress.items()},
-            "threshold": f"{point.threshold:g}",
-            "threshold_rule": point.rule,
-        },
+        data,
+        images,
+        settings,
+        trained.network,
+        origin=origin,
+        command=["train", *data.settings.options(), *settings.options()],
+        chosen_by=trained.best[f"val/{settings.metric}"],
+        step=trained.best_epoch,
     )
-    return TrainingResult(test.metrics, test.intervals, uri, verdict, *shared)
+    return log_candidate(
+        run, data, images["test"], settings, candidate, register_winner=register_winner
+    )
+
+
+def log_candidate(
+    run: Run,
+    data: DataSet,
+    test_images: Images,
+    settings: TrainingSettings,
+    candidate: Candidate,
+    *,
+    register_winner: bool,
+) -> TrainingResult:
+    """Score a network once on the test images, and log its metrics, figures, model and report.
+
+    Args:
+        run: The run to log to.
+        data: The data.
+        test_images: The test images.
+        settings: How the network was trained.
+        candidate: The network.
+        register_winner: Whether to register it.
+    """
+    config, point = candidate.config, candidate.point
+    test = log_scores(run, candidate.network, config, test_images, "test", settings.device)
+    rejected = log_gate_rates(
+        run, candidate.network, candidate.gate, test_images, "test", settings.device
+    )
+    stress = candidate.stress.summary(point.threshold)
+    example = test_images.files[0].path.read_bytes()
+    uri = log_model(
+        run,
+        candidate.network.cpu(),
+        config,
+        candidate.gate,
+        step=candidate.step,
+        example=example,
+    )
+    warning = "; ".join(filter(None, (data.warning, point.warning)))
+    card = model_card(run.id, data, candidate, test, rejected, warning)
+    run.log_text(as_html(f"{config.title} on {data.name}", card, run.figures), "report.html")
+    verdict = "not registered, as asked"
+    if register_winner:
+        uri, verdict = register(
+            uri,
+            run,
+            config.network,
+            metric=settings.metric,
+            validation=candidate.validation,
+            description=as_markdown(card),
+            tags={
+                "data.digest": data.digest,
+                "data.validation": candidate.digest,
+                "data.synthetic": str(data.is_synthetic).lower(),
+                "data": data.name,
+                **{f"test.{key}": f"{test.metrics[key]:.4f}" for key in _SCORED_IN},
+                **{f"stress.{key}": f"{value:.4f}" for key, value in stress.items()},
+                "threshold": f"{point.threshold:g}",
+                "threshold_rule": point.rule,
+                "members": str(config.members),
+            },
+        )
+    return TrainingResult(
+        test.metrics,
+        test.intervals,
+        uri,
+        verdict,
+        data.is_synthetic,
+        warning,
+        point.threshold,
+        point.rule,
+        stress,
+        test.times_scored,
+    )
 
 
 def description(

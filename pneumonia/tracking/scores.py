@@ -24,6 +24,7 @@ from pneumonia.evaluation.metrics import classification_metrics
 from pneumonia.evaluation.predict import predict_probabilities
 from pneumonia.evaluation.predictions import COLUMNS, Predictions, predictions_of
 from pneumonia.evaluation.subgroups import Subgroup, forest_plot, subgroups
+from pneumonia.networks.ensemble import member_layers
 from pneumonia.networks.registry import network_named
 from pneumonia.tracking.lookup import count_scored
 from pneumonia.tracking.models import ModelConfig
@@ -114,7 +115,7 @@ def log_scores(
         shown = _examples(images, probability, names, threshold, count=16)
         run.log_figure(prediction_gallery(shown, title=title), "gallery")
         explained = _examples(images, probability, names, threshold, count=8)
-        heats = _heats(network, config.network, explained)
+        heats = _heats(network, config, explained)
         maps = [replace(e, heat=heat) for e, heat in zip(explained, heats, strict=True)]
         run.log_figure(explanation_gallery(maps, title=f"Grad-CAM, {title}"), "grad_cam")
     times_scored = count_scored(run, summary.digest(images.files)) if role == "test" else 0
@@ -176,8 +177,9 @@ def _examples(
 
 
 def _heats(
-    network: torch.nn.Module, network_name: str, examples: list[Example]
+    network: torch.nn.Module, config: ModelConfig, examples: list[Example]
 ) -> NDArray[np.float32]:
     grey = torch.from_numpy(np.stack([example.image for example in examples]))  # (B, H, W)
     device = next(network.parameters()).device
-    return grad_cam(network, network_named(network_name).cam_layer, grey.to(device))
+    layers = member_layers(network_named(config.network).cam_layer, config.members)
+    return grad_cam(network, layers, grey.to(device))

@@ -1,0 +1,39 @@
+"""An ensemble: networks of one kind that answer together, as one network.
+
+This module's source travels with every logged model: it imports nothing of this package.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import nn
+
+
+class Ensemble(nn.Module):
+    """Answers with the mean probability of its members (Lakshminarayanan et al. 2017)."""
+
+    def __init__(self, members: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Logarithms of the mean probabilities, which are logits of these, (B, 2)."""
+        each = torch.stack([member(pixels).float().log_softmax(dim=1) for member in self.members])
+        mean: torch.Tensor = each.logsumexp(dim=0) - torch.tensor(float(len(each))).log()
+        return mean
+
+
+def build_members(
+    build: Callable[[int, float], nn.Module], image_size: int, members: int
+) -> nn.Module:
+    """Build one network, or an ensemble of several, with random weights and no dropout."""
+    if members == 1:
+        return build(image_size, 0.0)
+    return Ensemble([build(image_size, 0.0) for _ in range(members)])
+
+
+def member_layers(layer: str, members: int) -> list[str]:
+    """The name of a network's layer, or its names in each member of an ensemble."""
+    if members == 1:
+        return [layer]
+    return [f"members.{number}.{layer}" for number in range(members)]

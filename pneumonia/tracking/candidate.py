@@ -1,0 +1,105 @@
+"""A network that is ready to be tested: with its threshold, temperature and input gate."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from pneumonia.config.training import TrainingSettings
+from pneumonia.data.dataset import DataSet, Images
+from pneumonia.evaluation.gate import Gate
+from pneumonia.evaluation.operating_point import OperatingPoint
+from pneumonia.evaluation.stress import StressTest
+from pneumonia.tracking.input_gate import fitted_gate
+from pneumonia.tracking.models import ModelConfig
+from pneumonia.tracking.operating_point import log_operating_point, measure
+from pneumonia.tracking.runs import Run
+from pneumonia.tracking.scores import log_scores
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A network that is ready to be tested, logged and registered.
+
+    Attributes:
+        network: The network.
+        config: Its configuration.
+        point: How its threshold was chosen.
+        stress: Its stress test, calibrated.
+        gate: Its input gate.
+        validation: Its validation metrics: at its threshold, but for the one that chose it.
+        digest: Of the validation images.
+        origin: How it came about, in a sentence.
+        command: The command that made it.
+        step: The epoch its weights are of.
+    """
+
+    network: torch.nn.Module
+    config: ModelConfig
+    point: OperatingPoint
+    stress: StressTest
+    gate: Gate
+    validation: Mapping[str, float]
+    digest: str
+    origin: str
+    command: Sequence[str]
+    step: int = 0
+
+
+def validated(
+    run: Run,
+    data: DataSet,
+    images: Mapping[str, Images],
+    settings: TrainingSettings,
+    network: torch.nn.Module,
+    *,
+    members: int = 1,
+    origin: str,
+    command: Sequence[str],
+    chosen_by: float | None = None,
+    step: int = 0,
+) -> Candidate:
+    """Choose a network's operating point and gate by validation images, and log them.
+
+    Args:
+        run: The run to log to.
+        data: The data.
+        images: Those of each role, of which test images are not looked at.
+        settings: How it was trained.
+        network: The network.
+        members: Number of networks it consists of.
+        origin: How it came about, in a sentence.
+        command: The command that made it.
+        chosen_by: The value of the metric that it was chosen by; measured where it is None.
+        step: The epoch its weights are of.
+
+    Raises:
+        DeviceError: The device is out of memory.
+    """
+    uncalibrated = ModelConfig(
+        settings.network,
+        settings.image_size,
+        settings.resize,
+        data.settings.class_names,
+        members=members,
+    )
+    measured = measure(network, images["validation"], settings)
+    title = f"validation ({len(measured.truth):,} images)"
+    config, point, stress = log_operating_point(
+        run, uncalibrated, measured, settings.threshold, title
+    )
+    gate = fitted_gate(network, images, config, settings.device)
+    scores = log_scores(run, network, config, images["validation"], "validation", settings.device)
+    value = measured.metric(settings.metric) if chosen_by is None else chosen_by
+    return Candidate(
+        network,
+        config,
+        point,
+        stress,
+        gate,
+        {**scores.metrics, settings.metric: value},
+        data.role_digest("validation"),
+        origin,
+        command,
+        step,
+    )
