@@ -1,4 +1,3 @@
-import csv
 import math
 import re
 from collections.abc import Callable
@@ -7,7 +6,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import mlflow
-import numpy as np
 import optuna
 import pytest
 from click.testing import Result
@@ -155,40 +153,6 @@ def test_a_failing_trial_is_recorded_and_does_not_end_the_study(
     assert states["simple_cnn-t002"] == ("FINISHED", "complete")
     assert "trial 0 failed: training loss is nan" in result.stderr
     assert "trial 1 failed: validation auc was never a number" in result.stderr
-
-
-def test_cross_validation_scores_every_image_out_of_fold(
-    workplace: Path, xrays: Path, run_cli: Cli
-) -> None:
-    result = run_cli("cross-validate", "--data", xrays, *QUICK, "--folds", 2)
-    assert result.exit_code == 0, result.stderr
-    client = client_at(workplace)
-    runs = client.search_runs(["0"])
-    (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
-    assert len(runs) == 3
-    path = client.download_artifacts(parent.info.run_id, "out_of_fold.csv", str(workplace))
-    rows = list(csv.DictReader(Path(path).read_text().splitlines()))
-    assert len(rows) == sum(
-        int(parent.data.params[f"dataset/{r}/images"]) for r in ("train", "validation")
-    )
-    folds: dict[str, set[str]] = {}
-    for row in rows:
-        folds.setdefault(row["patient"], set()).add(row["fold"])
-    assert all(len(of_patient) == 1 for of_patient in folds.values())
-    right = sum((float(row["probability"]) >= 0.5) == (row["truth"] == "PNEUMONIA") for row in rows)
-    children = [run for run in runs if run is not parent]
-    folds_best = [child.data.metrics["best/accuracy"] for child in children]
-    for child in children:
-        history = client.get_metric_history(child.info.run_id, "val/accuracy")
-        assert [entry.step for entry in history] == [1]
-        assert child.data.metrics["best/accuracy"] == history[0].value
-    of_parent = parent.data.metrics
-    assert of_parent["cv/accuracy_pooled"] == pytest.approx(right / len(rows))
-    assert of_parent["cv/accuracy_mean"] == pytest.approx(np.mean(folds_best))
-    assert of_parent["cv/accuracy_sd"] == pytest.approx(np.std(folds_best, ddof=1))
-    assert of_parent["best/accuracy"] == of_parent["cv/accuracy_mean"]
-    assert {key.partition("/")[0] for key in of_parent} == {"cv", "best"}
-    assert re.search(r"auc +\d\.\d+ ± \d\.\d+ +pooled", result.stdout)
 
 
 @pytest.mark.parametrize("name", experiment_files())

@@ -43,4 +43,4 @@ def test_training_prints_json(xrays: Path, workplace: Path, run_cli: Cli) -> Non
     assert len(told["seeds"]) == 2
     assert told["spread"]["test_auc"]["deviation"] >= 0
     result = run_cli("cross-validate", "--data", xrays, *QUICK, "--folds", "2", "--json")
-    assert 0 <= json.loads(result.stdout)["auc"]["mean"] <= 1
+    assert 0 <= json.loads(result.stdout)["metrics"]["auc"]["mean"] <= 1

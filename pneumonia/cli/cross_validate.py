@@ -1,13 +1,24 @@
 """``pneumonia cross-validate``."""
 
-from typing import Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from pneumonia.cli.dry_run import dry_run_option, print_estimate
-from pneumonia.cli.group import print_json, print_run
-from pneumonia.cli.options import given, json_option, settings_options, tracking_options
+from pneumonia.cli.group import print_field, print_json, print_run
+from pneumonia.cli.options import (
+    flag,
+    given,
+    json_option,
+    refuse_options_beside_resume,
+    settings_options,
+    tracking_options,
+)
 from pneumonia.cli.progress import ProgressBar
+
+if TYPE_CHECKING:
+    from pneumonia.tracking.cross_validation import CrossValidation
 
 
 @click.command("cross-validate", short_help="Train once a fold, and score each image out of fold.")
@@ -19,26 +30,53 @@ from pneumonia.cli.progress import ProgressBar
     type=click.IntRange(min=2),
     help="Number of folds, stratified by class and grouped by patient.",
 )
+@flag("register", default=False, help="Test and register the ensemble of the folds' networks.")
+@click.option(
+    "--resume", default="", metavar="RUN_ID", help="Go on with a cross-validation that was stopped."
+)
 @tracking_options
 @dry_run_option
 @json_option
-def cross_validate(dry_run: bool, as_json: bool, **options: Any) -> None:
+def cross_validate(resume: str, dry_run: bool, as_json: bool, **options: Any) -> None:
     """Train once a fold, and score each image by the network that did not see its patient.
 
-    The images are those for training and validation; test images stay out.
+    The images are those for training and validation; test images are for the ensemble only.
 
     \b
     pneumonia cross-validate --data chest_xray --folds 5
+    pneumonia cross-validate --data chest_xray --folds 5 --register
+    pneumonia cross-validate --resume 0b1c2d3e4f5061728394a5b6c7d8e9f0
     """
-    if dry_run:
+    if resume:
+        refuse_options_beside_resume("tracking_uri", "as_json")
+    elif dry_run:
+        del options["register"]
         print_estimate(given(options), as_json=as_json)
         return
-    from pneumonia.workflows.cross_validate import cross_validate as run
+    from pneumonia.workflows import cross_validate as workflow
 
-    summary = run(**given(options), progress=ProgressBar(), on_run=print_run)
+    arguments: dict[str, Any] = {"progress": ProgressBar(), "on_run": print_run}
+    if resume:
+        result = workflow.resume_cross_validation(
+            resume, tracking_uri=options["tracking_uri"], **arguments
+        )
+    else:
+        result = workflow.cross_validate(**given(options), **arguments)
     if as_json:
-        keys = ("mean", "deviation", "pooled")
-        print_json({name: dict(zip(keys, row, strict=True)) for name, row in summary.items()})
-        return
-    for metric, (mean, deviation, pooled) in summary.items():
-        click.echo(f"{metric:18} {mean:.4f} ± {deviation:.4f}   pooled {pooled:.4f}")
+        print_json(asdict(result))
+    else:
+        _print_result(result)
+
+
+def _print_result(result: "CrossValidation") -> None:
+    for metric, row in result.metrics.items():
+        low, high = row.interval
+        of_folds = f"{row.mean:.4f} ± {row.deviation:.4f}"
+        click.echo(f"{metric:18} {of_folds}   pooled {row.pooled:.4f} ({low:.4f}–{high:.4f})")
+    low, high = result.interval
+    print_field("threshold", f"{result.threshold:g} ({low:.2f}–{high:.2f}), by {result.rule}")
+    if result.ensemble:
+        from pneumonia.tracking.results import summary
+
+        print_field("test", f"{summary(result.ensemble)}, of the ensemble")
+        print_field("model", f"{result.ensemble.model_uri} ({result.ensemble.verdict})")

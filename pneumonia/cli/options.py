@@ -11,6 +11,7 @@ from pneumonia.config.data import DataSettings
 from pneumonia.config.search import SearchSettings
 from pneumonia.config.settings import Settings, choices_of
 from pneumonia.config.training import TrainingSettings
+from pneumonia.errors import UsageError
 
 Command = Callable[..., Any]
 
@@ -106,6 +107,20 @@ def flag(name: str, *, default: bool | None, help: str) -> Callable[[Command], C
         show_default=default is not None,
         metavar="[BOOLEAN]",
     )
+
+
+def refuse_options_beside_resume(*allowed: str) -> None:
+    """Raise where another option is given: a run goes on as it was begun."""
+    ctx = click.get_current_context()
+    for parameter in ctx.command.params:
+        name = str(parameter.name)
+        typed = ctx.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE
+        if typed and name not in ("resume", *allowed):
+            option = f"--{name.replace('_', '-')}"
+            raise UsageError(
+                f"{option} cannot be given with --resume RUN_ID: a run goes on as it was begun; "
+                f"leave {option} out, or begin another run"
+            )
 
 
 class FloatInRange(click.FloatRange):

@@ -10,6 +10,7 @@ from pneumonia.cli.options import (
     flag,
     given,
     json_option,
+    refuse_options_beside_resume,
     search_options,
     settings_options,
     tracking_options,
@@ -79,13 +80,13 @@ def train(resume: str, seeds: int, dry_run: bool, as_json: bool, **options: Any)
         resuming = resume.lower() == "true"
         result = train_workflow(**given(options), **arguments, resume=resuming)
     else:
-        _refuse_other_options()
+        refuse_options_beside_resume("join", "jobs", "tracking_uri", "as_json")
         kept = {name: options[name] for name in ("join", "jobs", "tracking_uri")}
         result = resume_run(resume, **kept, **arguments)
     if as_json:
         print_json(result.as_json() if result else {})
     else:
-        _print_result(result)
+        print_result(result)
 
 
 def _train_seeds(
@@ -112,21 +113,7 @@ def _train_seeds(
         click.echo(f"{key:30} {mean:.4f} ± {deviation:.4f}")
 
 
-def _refuse_other_options() -> None:
-    """A run goes on as it was begun: its settings cannot be given again."""
-    ctx = click.get_current_context()
-    for parameter in ctx.command.params:
-        name = str(parameter.name)
-        given = ctx.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE
-        if given and name not in ("resume", "join", "jobs", "tracking_uri"):
-            option = f"--{name.replace('_', '-')}"
-            raise UsageError(
-                f"{option} cannot be given with --resume RUN_ID: a run goes on as it was begun; "
-                f"leave {option} out, or begin another run"
-            )
-
-
-def _print_result(result: "TrainingResult | None") -> None:
+def print_result(result: "TrainingResult | None") -> None:
     from pneumonia.tracking.results import stress_summary, summary
 
     if result is None:

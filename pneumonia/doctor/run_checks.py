@@ -53,12 +53,16 @@ def how_to_resume(run: Run) -> str:
     parent = run.tags.get("mlflow.parentRunId")
     if parent and "trial" in run.tags:
         return f"; its trial runs again in its search: 'pneumonia train --resume {parent}'"
+    if parent and "fold" in run.tags:
+        return f"; its fold goes on with 'pneumonia cross-validate --resume {parent}'"
     try:
-        search = read_run_config(run.id).search
+        run_config = read_run_config(run.id)
+        search = run_config.search
         ready = not search.study or _ready(search.study, search.storage)
-    except (UsageError, KeyError, TypeError):  # not begun by train, or by another version
+    except (UsageError, KeyError, TypeError):  # begun by another command, or by another version
         return ""
-    return f"; 'pneumonia train --resume {run.id}' resumes it" if ready else ""
+    command = "cross-validate" if run_config.folds else "train"
+    return f"; 'pneumonia {command} --resume {run.id}' resumes it" if ready else ""
 
 
 def _stale_run(run: Run) -> Remark | Issue:

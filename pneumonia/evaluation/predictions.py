@@ -74,12 +74,14 @@ class Predictions:
                 self.class_names[decision],
             ]
 
-    def as_csv(self) -> str:
-        """The table, a row an image."""
+    def as_csv(self, **more: Sequence[str | int | float]) -> str:
+        """The table, a row an image; ``more`` are columns at its end (n)."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        writer.writerows(self.rows())
+        writer.writerow([*COLUMNS, *more])
+        writer.writerows(
+            [*row, *values] for row, *values in zip(self.rows(), *more.values(), strict=True)
+        )
         return text.getvalue()
 
 

@@ -179,7 +179,7 @@ def load_model(uri: str) -> LoadedModel:
             those that were logged.
     """
     location = locate_model(uri)
-    # A bar for three files, which is over at once.
+    # As ``connect`` does, which Python programs need not call.
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     try:
         with tempfile.TemporaryDirectory() as folder:

@@ -20,17 +20,19 @@ _FILE = "run_config.json"
 
 
 class RunConfig(Settings):
-    """A resolved ``pneumonia train``.
+    """A resolved ``pneumonia train`` or ``cross-validate``.
 
     Attributes:
         experiment: What to run.
         search: How to search.
         register_winner: Whether to register the winner.
+        folds: Folds of a cross-validation; 0 where it is none.
     """
 
     experiment: Experiment
     search: SearchSettings
     register_winner: bool
+    folds: int = 0
 
     @property
     def searching(self) -> bool:

@@ -123,6 +123,27 @@ def left_running(experiment_id: str, tags: Mapping[str, str]) -> str | None:
     return None
 
 
+def children_of(run: Run, tag: str) -> dict[str, Run]:
+    """The runs below a run, by a tag of theirs, such as ``fold``; of two alike, a finished one.
+
+    What dead workers of this machine could not log to them is delivered first.
+    """
+    store = run.outbox
+    query = f"tags.`mlflow.parentRunId` = '{run.id}'"
+    found = store.ask(
+        lambda: list(search_all(store.client.search_runs, [run.experiment_id], query))
+    )
+    children: dict[str, Run] = {}
+    for below in found:
+        store.adopt(below.info.run_id)
+        store.flush(wait=True)
+        child = find_run(below.info.run_id)
+        name = child.tags.get(tag)
+        if name is not None and (name not in children or child.status == "FINISHED"):
+            children[name] = child
+    return children
+
+
 def end_if_dead(run_id: str) -> bool:
     """End a run as KILLED if its process, on this machine, has died; returns whether it had."""
     try:

@@ -42,6 +42,8 @@ def connect(tracking_uri: str | None = None) -> str:
     Raises:
         TrackingError: The server or store does not answer, or names a former place.
     """
+    # A bar for a few files, which is over at once.
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     uri = chosen_uri(tracking_uri)
     if database := local_database(uri):
         if "MLFLOW_RUN_ID" in os.environ and not database.exists():

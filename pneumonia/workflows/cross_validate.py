@@ -1,180 +1,239 @@
 """Cross-validation: folds stratified by class and grouped by patient, one child run each."""
 
-import csv
-import io
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
+from torch import nn
 
-from pneumonia.config.experiment import Experiment, load_experiment
+from pneumonia.config.experiment import load_experiment
+from pneumonia.config.search import SearchSettings
+from pneumonia.config.training import TrainingSettings
 from pneumonia.data.cache import Progress
 from pneumonia.data.dataset import DataSet, Images, preprocessing_of
 from pneumonia.data.splits import patient_folds
-from pneumonia.evaluation.decide import decide
-from pneumonia.evaluation.figures import confusion_matrices, roc_and_precision_recall
-from pneumonia.evaluation.metrics import classification_metrics
-from pneumonia.evaluation.predict import predict_probabilities
-from pneumonia.tracking.epochs import log_best, log_epoch
-from pneumonia.tracking.run_lifecycle import NewRun, parent_run
+from pneumonia.errors import CheckError, UsageError
+from pneumonia.tracking.cross_validation import CrossValidation, Fold, log_cross_validation
+from pneumonia.tracking.epochs import checkpoint_of, log_best, log_epoch
+from pneumonia.tracking.lookup import final_metrics
+from pneumonia.tracking.operating_point import measure
+from pneumonia.tracking.run_config import (
+    RunConfig,
+    kept_tracking_uri,
+    log_run_config,
+    run_config_to_resume,
+)
+from pneumonia.tracking.run_lifecycle import (
+    NewRun,
+    children_of,
+    continue_run,
+    run_context,
+    start_run,
+)
 from pneumonia.tracking.runs import OnRun, Run
 from pneumonia.tracking.store import choose_experiment, connect
-from pneumonia.training.checkpoint import Epoch
-from pneumonia.training.device import choose_engine, out_of_memory_as_error
 from pneumonia.training.loop import train
+from pneumonia.training.setup import build_network
 from pneumonia.workflows.prepare import load_data
 
 log = logging.getLogger(__name__)
 
-Summary = Mapping[str, tuple[float, float, float]]
+_Trained = tuple[nn.Module, Mapping[str, float]]
+"""A network, and the validation metrics of its best epoch by name."""
 
 
 def cross_validate(
     *,
     experiment: str = "auto",
     folds: int = 5,
+    register: bool = False,
     tracking_uri: str | None = None,
     experiment_name: str | None = None,
     progress: Progress | None = None,
     on_run: OnRun | None = None,
     **settings: Any,
-) -> Summary:
+) -> CrossValidation:
     """Train once a fold, and score each image by the network that did not see its patient.
+
+    The images are those for training and validation. The threshold and the temperature are chosen
+    on all of them, each as scored out of its fold.
 
     Args:
         experiment: Name of an experiment file, path of one, or ``auto``.
         folds: Number of folds, at least 2.
+        register: Whether to score the ensemble of the folds' networks on the test images, and to
+            register it; else test images stay out.
         tracking_uri: MLflow tracking URI; then ``MLFLOW_TRACKING_URI``; then ``./mlflow.db``.
         experiment_name: MLflow experiment to log to, as ``train`` takes it.
         progress: Told what is done, and how many images of how many.
         on_run: Called with the MLflow run as soon as there is one.
         **settings: Training and data settings by name; the others are the experiment's.
 
-    Returns:
-        For each metric its mean over folds, its standard deviation, and the value over all
-        out-of-fold predictions pooled.
-
     Raises:
         PneumoniaError: A setting, the data, training or the tracking store failed.
+        KeyboardInterrupt: It was interrupted; it can be resumed.
     """
-    chosen = load_experiment(experiment, settings)
+    run_config = RunConfig(
+        experiment=load_experiment(experiment, settings),
+        search=SearchSettings(),
+        register_winner=register,
+        folds=folds,
+    )
     connect(tracking_uri)
     experiment_id = choose_experiment(experiment_name)
-    data = load_data(chosen, progress)
-    network = chosen.training.network
+    data = load_data(run_config.experiment, progress)
+    network = run_config.experiment.training.network
     tags = {"network": network, "kind": "cross-validation"}
-    with parent_run(NewRun(f"{network}-{data.name}-cv{folds}", tags, experiment_id)) as run:
-        if on_run is not None:
-            on_run(run)
-        return run_cross_validation(run, chosen, data, folds, progress)
+    run = start_run(NewRun(f"{network}-{data.name}-cv{folds}", tags, experiment_id))
+    return _run(run, run_config, data, progress, on_run)
 
 
-def run_cross_validation(
-    run: Run,
-    experiment: Experiment,
-    data: DataSet,
-    n_folds: int,
+def resume_cross_validation(
+    run_id: str,
+    *,
+    tracking_uri: str | None = None,
     progress: Progress | None = None,
-) -> Summary:
-    """Train once a fold on the training and validation images; test images stay out.
+    on_run: OnRun | None = None,
+) -> CrossValidation:
+    """Continue a cross-validation that was stopped; what its folds have trained is kept.
 
-    A fold's run has the metrics of its epochs and of its best epoch, as any run that trained. The
-    parent has, for each metric, ``cv/auc_mean``, ``cv/auc_sd`` and ``cv/auc_pooled``. The mean is
-    also its ``best/auc``, so that one column ranks all runs.
+    Args:
+        run_id: Its run.
+        tracking_uri: MLflow tracking URI; then the one it was started with.
+        progress: Told what is done, and how many images of how many.
+        on_run: Called with the run that continues.
 
-    The best epoch of a fold is chosen on the fold itself, so each fold's figure is optimistic by
-    as much as choosing among its epochs gains; ``epochs`` alike for all keeps it small.
+    Raises:
+        PneumoniaError: It cannot be continued, or training failed.
+        KeyboardInterrupt: It was interrupted; it can be resumed again.
+    """
+    connect(tracking_uri or kept_tracking_uri(run_id))
+    run_config = run_config_to_resume(run_id)
+    if not run_config.folds:
+        raise UsageError(
+            f"run {run_id} is no cross-validation: 'pneumonia train --resume {run_id}' continues it"
+        )
+    data = load_data(run_config.experiment, progress)
+    run = continue_run(run_id, alone=True)
+    if run.tags.get("data.digest", data.digest) != data.digest:
+        run.end("KILLED")
+        raise CheckError(
+            f"the images, labels or roles of {str(data.root)!r} are not those that run {run_id} "
+            "began with: restore them, or start anew"
+        )
+    return _run(run, run_config, data, progress, on_run)
 
-    Returns:
-        For each metric its mean over folds, standard deviation (with n - 1), and the value over
-        all out-of-fold predictions pooled.
+
+def _run(
+    run: Run,
+    run_config: RunConfig,
+    data: DataSet,
+    progress: Progress | None,
+    on_run: OnRun | None,
+) -> CrossValidation:
+    if on_run is not None:
+        on_run(run)
+    try:
+        with run.local.alone(), run_context(run):
+            return _cross_validate(run, run_config, data, progress)
+    except KeyboardInterrupt:
+        log.info("Resume it with: pneumonia cross-validate --resume %s", run.id)
+        raise
+
+
+def _cross_validate(
+    run: Run, run_config: RunConfig, data: DataSet, progress: Progress | None
+) -> CrossValidation:
+    """Train the folds that are not trained yet, and log what all come to.
 
     Raises:
         DataError: A class has fewer patients than folds.
         DeviceError: The device is out of memory.
         TrainingError: A fold cannot be trained.
     """
-    settings = experiment.training
-    run.log_data_set(data)
-    run.log_parameters(settings.parameters() | experiment.data.parameters())
-    run.log_parameters({"folds": n_folds, "experiment": experiment.name})
-    opened = data.open(preprocessing_of(settings))
+    experiment, settings = run_config.experiment, run_config.experiment.training
+    log_run_config(run, run_config, data)
+    run.log_parameters({"folds": run_config.folds})
+    opened = data.open(preprocessing_of(settings), progress)
     pool = _joined(opened["train"], opened["validation"])
-    engine = choose_engine(settings.device, settings.precision)
-    out_of_fold = np.full(len(pool), np.nan)
-    fold_of = np.zeros(len(pool), dtype=np.int64)
-    best: list[Epoch] = []
-    for fold, (left, held_out) in enumerate(
-        patient_folds(pool.files, n_folds, experiment.data.split_seed)
-    ):
-        child = run.child(f"{settings.network}-f{fold}", {"fold": str(fold)})
-        try:
-            images = {
-                "train": pool.part(torch.from_numpy(left)),
-                "validation": pool.part(torch.from_numpy(held_out)),
-            }
-            trained = train(
-                settings, images, partial(log_epoch, child, settings), progress=progress
-            )
-            with out_of_memory_as_error(engine.device, "use --device cpu"):
-                out_of_fold[held_out] = predict_probabilities(
-                    trained.network, images["validation"].to(engine.device), engine
-                )
-        except BaseException as error:
-            interrupted = isinstance(error, KeyboardInterrupt)
-            child.end(
-                "KILLED" if interrupted else "FAILED", "interrupted" if interrupted else "failed"
-            )
-            raise
-        fold_of[held_out] = fold
-        best.append(trained.best)
-        log_best(child, trained.best)
-        child.end("FINISHED", "complete")
-    return _log_summary(run, data, pool, out_of_fold, fold_of, best)
+    children = children_of(run, "fold")
+    folds: list[Fold] = []
+    parts = patient_folds(pool.files, run_config.folds, experiment.data.split_seed)
+    for number, (left, held_out) in enumerate(parts):
+        images = {
+            "train": pool.part(torch.from_numpy(left)),
+            "validation": pool.part(torch.from_numpy(held_out)),
+        }
+        child = children.get(str(number))
+        trained = _trained(child, settings) if child else None
+        if child is None or trained is None:
+            own = {"fold": str(number)}
+            name = f"{settings.network}-f{number}"
+            child = continue_run(child.id) if child else run.child(name, own)
+            with _ending(child):
+                trained = _train(child, settings, data, images, progress)
+        network, best = trained
+        measured = measure(network, images["validation"], settings)
+        keep = network.cpu() if run_config.register_winner else None
+        folds.append(Fold(child, images, held_out, best, measured, keep))
+    result = log_cross_validation(run, run_config, data, pool, opened["test"], folds)
+    for fold in folds:  # last: a resumed run reads them
+        if fold.run.has_checkpoint():
+            fold.run.drop_checkpoint()
+    return result
 
 
-def _log_summary(
-    run: Run,
+def _trained(child: Run, settings: TrainingSettings) -> _Trained | None:
+    """What a fold came to, where it is trained already."""
+    if child.status != "FINISHED" or not child.has_checkpoint():
+        return None
+    network = build_network(settings)
+    network.load_state_dict(child.read_checkpoint())
+    best = {
+        key.removeprefix("best/"): value
+        for key, value in final_metrics(child).items()
+        if key.startswith("best/")
+    }
+    log.info("%s is trained already", child.label)
+    return network.to(memory_format=torch.channels_last).eval(), best
+
+
+def _train(
+    child: Run,
+    settings: TrainingSettings,
     data: DataSet,
-    pool: Images,
-    out_of_fold: np.ndarray,
-    fold_of: np.ndarray,
-    best: list[Epoch],
-) -> Summary:
-    truth, names = pool.labels.numpy(), data.settings.class_names
-    summary = {}
-    for key, pooled in classification_metrics(truth, out_of_fold).items():
-        of_folds = [epoch[f"val/{key}"] for epoch in best]
-        summary[key] = (float(np.mean(of_folds)), float(np.std(of_folds, ddof=1)), pooled)
-    for key, (mean, deviation, pooled) in summary.items():
-        run.log_metrics({f"cv/{key}_mean": mean, f"cv/{key}_sd": deviation})
-        run.log_metrics({f"cv/{key}_pooled": pooled, f"best/{key}": mean})
-    title = f"out of fold ({len(pool):,} images)"
-    predicted = decide(out_of_fold, 0.5)
-    run.log_figure(confusion_matrices(truth, predicted, names, title=title), "confusion_pooled")
-    run.log_figure(roc_and_precision_recall(truth, out_of_fold, title=title), "roc_pooled")
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["path", "patient", "fold", "truth", "probability"])
-    for file, fold, label, value in zip(pool.files, fold_of, truth, out_of_fold, strict=True):
-        writer.writerow(
-            [file.path.relative_to(data.root), file.patient.name, fold, names[label], value]
-        )
-    run.log_text(table.getvalue(), "out_of_fold.csv")
-    rows = [
-        f"| {key} | {mean:.4f} ± {deviation:.4f} | {pooled:.4f} |"
-        for key, (mean, deviation, pooled) in summary.items()
-    ]
-    head = f"{len(best)} folds, by patient.\n\n| metric | mean ± sd | pooled |\n|---|---|---|\n"
-    warning = f"\n**Warning**: {data.warning}.\n" if data.warning else ""
-    run.set_description(head + "\n".join(rows) + "\n" + warning)
-    if data.warning:
-        log.warning("warning: %s", data.warning)
-    return summary
+    images: Mapping[str, Images],
+    progress: Progress | None,
+) -> _Trained:
+    trained = train(
+        settings,
+        images,
+        partial(log_epoch, child, settings),
+        checkpoint_of(child, settings, data),
+        progress=progress,
+    )
+    log_best(child, trained.best)
+    child.log_checkpoint(trained.network.state_dict(), data.settings.class_names)
+    best = {key.removeprefix("val/"): v for key, v in trained.best.items() if "val/" in key}
+    return trained.network, best
+
+
+@contextmanager
+def _ending(child: Run) -> Iterator[None]:
+    """End a fold's run as the block ends; its checkpoint stays on this machine if it failed."""
+    try:
+        yield
+    except BaseException as error:
+        interrupted = isinstance(error, KeyboardInterrupt)
+        child.end("KILLED" if interrupted else "FAILED", "interrupted" if interrupted else "failed")
+        raise
+    child.end("FINISHED", "complete")
+    child.outbox.flush(wait=True)
+    child.local.remove()
 
 
 def _joined(first: Images, second: Images) -> Images:

@@ -127,6 +127,11 @@ def resume_run(
     if first:
         connect(tracking_uri or _present_uri(run_id))
     run_config = run_config_to_resume(run_id, local=not first)
+    if run_config.folds:
+        raise UsageError(
+            f"run {run_id} is a cross-validation: 'pneumonia cross-validate --resume {run_id}' "
+            "continues it"
+        )
     start = "join" if join else "resume"
     return _run(run_config, start, run_id=run_id, jobs=jobs, progress=progress, on_run=on_run)
 

@@ -1,0 +1,119 @@
+"""``pneumonia ensemble``: several trained networks as one registered model."""
+
+from collections.abc import Sequence
+
+from pneumonia.data.cache import Progress
+from pneumonia.data.dataset import DataSet, preprocessing_of
+from pneumonia.errors import CheckError, UsageError
+from pneumonia.networks.ensemble import Ensemble
+from pneumonia.tracking.candidate import validated
+from pneumonia.tracking.results import TrainingResult, log_candidate, stress_summary, summary
+from pneumonia.tracking.run_config import RunConfig, read_run_config
+from pneumonia.tracking.run_lifecycle import NewRun, parent_run
+from pneumonia.tracking.runs import OnRun, Run, find_run
+from pneumonia.tracking.store import connect
+from pneumonia.training.setup import build_network
+from pneumonia.workflows.prepare import load_data
+
+
+def ensemble(
+    run_ids: Sequence[str],
+    *,
+    register: bool = True,
+    tracking_uri: str | None = None,
+    progress: Progress | None = None,
+    on_run: OnRun | None = None,
+) -> TrainingResult:
+    """Put trained networks together, and score, log and register them as one model.
+
+    It answers with the mean probability of its members, whose threshold and temperature are chosen
+    on the validation images anew. The members are of one kind, and were trained on one split, so
+    that these images are new to all of them.
+
+    Args:
+        run_ids: Two or more finished trainings, such as those of ``train --seeds``.
+        register: Whether to register the model.
+        tracking_uri: MLflow tracking URI, as ``train`` takes it.
+        progress: Told what is done, and how many images of how many.
+        on_run: Called with the new run.
+
+    Raises:
+        CheckError: The data are no longer those of the runs.
+        UsageError: A run is no training, or they differ in what must be equal.
+    """
+    if len(set(run_ids)) < 2 or len(set(run_ids)) < len(run_ids):
+        raise UsageError("an ensemble needs two or more different runs")
+    connect(tracking_uri)
+    runs = [find_run(run_id) for run_id in run_ids]
+    configs = [read_run_config(run.id) for run in runs]
+    for run, config in zip(runs, configs, strict=True):
+        _refuse_unfit(run, config, runs[0], configs[0])
+    experiment = configs[0].experiment
+    settings = experiment.training
+    data = load_data(experiment, progress)
+    _refuse_other_data(data, runs)
+    network = settings.network
+    tags = {"network": network, "kind": "ensemble", "members": ",".join(run_ids)}
+    name = f"{network}-{data.name}-ensemble{len(runs)}"
+    with parent_run(NewRun(name, tags, runs[0].experiment_id)) as parent:
+        if on_run is not None:
+            on_run(parent)
+        parent.log_data_set(data)
+        parent.log_parameters(experiment.data.parameters())
+        parent.log_parameters({"network": network, "image_size": settings.image_size})
+        parent.log_parameters({f"member/{n}": run.id for n, run in enumerate(runs)})
+        images = data.open(preprocessing_of(settings), progress)
+        members = []
+        for run in runs:
+            member = build_network(settings)
+            member.load_state_dict(run.read_checkpoint())
+            members.append(member)
+        origin = f"It answers with the mean probability of the networks of {len(runs)} runs."
+        candidate = validated(
+            parent,
+            data,
+            images,
+            settings,
+            Ensemble(members).eval(),
+            members=len(runs),
+            origin=origin,
+            command=["ensemble", *run_ids],
+        )
+        parent.log_metrics({f"best/{key}": value for key, value in candidate.validation.items()})
+        result = log_candidate(
+            parent, data, images["test"], settings, candidate, register_winner=register
+        )
+        links = ", ".join(f"[{r.name}](#/experiments/{r.experiment_id}/runs/{r.id})" for r in runs)
+        parent.set_description(
+            f"**{candidate.config.title}** on {data.name}, the mean probability of {links}.\n\n"
+            f"Test: {summary(result)} (chosen by the rule `{result.threshold_rule}`), with 95 % "
+            f"intervals by bootstrap over patients.\n\nStress test: {stress_summary(result)}.\n\n"
+            f"Model: `{result.model_uri}` ({result.verdict}).\n"
+            + (f"\n**Warning**: {result.warning}.\n" if result.warning else "")
+        )
+    return result
+
+
+def _refuse_unfit(run: Run, config: RunConfig, first: Run, other: RunConfig) -> None:
+    """Raise where a run cannot be a member beside the first one."""
+    if config.searching or config.folds or config.seeds or not run.has_checkpoint():
+        raise UsageError(
+            f"run {run.id} ({run.name}) has no network of its own: name finished trainings, not a "
+            "search, a cross-validation or a training with several seeds"
+        )
+    mine, theirs = config.experiment.training, other.experiment.training
+    for name in ("network", "image_size", "resize"):
+        if getattr(mine, name) != getattr(theirs, name):
+            raise UsageError(
+                f"runs {first.id} and {run.id} differ in {name} ({getattr(theirs, name)} and "
+                f"{getattr(mine, name)}): an ensemble's members take the same images"
+            )
+
+
+def _refuse_other_data(data: DataSet, runs: Sequence[Run]) -> None:
+    for run in runs:
+        if run.tags.get("data.digest") != data.digest:
+            raise CheckError(
+                f"run {run.id} ({run.name}) was trained on other images, labels or roles than "
+                f"{str(data.root)!r} has now: its validation images may not be new to all members"
+            )

@@ -1,0 +1,154 @@
+"""Cross-validation: out-of-fold scores, resuming, and the ensemble of the folds' networks."""
+
+import csv
+import os
+import re
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import Result
+from sklearn.metrics import roc_auc_score
+
+from pneumonia.tracking.epochs import log_epoch
+from pneumonia.tracking.local_state import kept_runs
+from pneumonia.tracking.models import load_model
+from pneumonia.workflows import cross_validate as workflow
+
+Cli = Callable[..., Result]
+QUICK = ("--network", "resnet34", "--image-size", "32", "--batch-size", "8")
+
+
+def out_of_fold(client: mlflow.MlflowClient, run_id: str, folder: Path) -> list[dict[str, str]]:
+    path = client.download_artifacts(run_id, "predictions_out_of_fold.csv", str(folder))
+    return list(csv.DictReader(Path(path).read_text().splitlines()))
+
+
+def test_cross_validation_scores_every_image_out_of_fold(
+    workplace: Path, xrays: Path, run_cli: Cli
+) -> None:
+    result = run_cli("cross-validate", "--data", xrays, *QUICK, "--epochs", 1, "--folds", 2)
+    assert result.exit_code == 0, result.stderr
+    client = mlflow.MlflowClient(f"sqlite:///{workplace}/mlflow.db")
+    runs = client.search_runs(["0"])
+    (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    assert len(runs) == 3
+    rows = out_of_fold(client, parent.info.run_id, workplace)
+    assert len(rows) == sum(
+        int(parent.data.params[f"dataset/{r}/images"]) for r in ("train", "validation")
+    )
+    folds: dict[str, set[str]] = {}
+    for row in rows:
+        folds.setdefault(row["patient"], set()).add(row["fold"])
+    (threshold,) = {float(row["threshold"]) for row in rows}
+    assert threshold == pytest.approx(parent.data.metrics["threshold"])
+    for row in rows:
+        called = "PNEUMONIA" if float(row["probability"]) >= threshold else "NORMAL"
+        assert row["decision"] == called
+    children = [run for run in runs if run is not parent]
+    folds_best = [child.data.metrics["best/accuracy"] for child in children]
+    for child in children:
+        history = client.get_metric_history(child.info.run_id, "val/accuracy")
+        assert [entry.step for entry in history] == [1]
+        assert child.data.metrics["best/accuracy"] == history[0].value
+    of_parent = parent.data.metrics
+    labels = [int(row["label"]) for row in rows]
+    pooled = roc_auc_score(labels, [float(row["probability"]) for row in rows])
+    assert of_parent["cv/auc_pooled"] == pytest.approx(pooled)  # calibration keeps the order
+    assert of_parent["cv/auc_low"] <= pooled <= of_parent["cv/auc_high"]
+    assert of_parent["cv/accuracy_mean"] == pytest.approx(np.mean(folds_best))
+    assert of_parent["cv/accuracy_sd"] == pytest.approx(np.std(folds_best, ddof=1))
+    assert of_parent["best/accuracy"] == of_parent["cv/accuracy_mean"]
+    assert not any(key.startswith("test/") for key in of_parent)
+    assert re.search(r"auc +\d\.\d+ ± \d\.\d+ +pooled \d\.\d+ \(", result.stdout)
+
+
+def test_a_stopped_cross_validation_goes_on_as_if_it_had_not_been(
+    workplace: Path, xrays: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PNEUMONIA_STATE", str(workplace / "state"))
+    command = ("cross-validate", "--data", xrays, *QUICK, "--epochs", 2, "--folds", 2)
+    calls = []
+
+    def interrupted(*arguments: object) -> None:
+        log_epoch(*arguments)  # type: ignore[arg-type]
+        calls.append(1)
+        if len(calls) == 3:  # the first epoch of the second fold
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(workflow, "log_epoch", interrupted)
+        stopped = run_cli(*command)
+    assert stopped.exit_code == 130
+    client = mlflow.MlflowClient(f"sqlite:///{workplace}/mlflow.db")
+    begun = client.search_runs(["0"])
+    (parent,) = [run for run in begun if "mlflow.parentRunId" not in run.data.tags]
+    assert f"pneumonia cross-validate --resume {parent.info.run_id}" in stopped.stderr
+
+    refused = run_cli("train", "--resume", parent.info.run_id)
+    assert refused.exit_code == 2
+    assert "is a cross-validation: 'pneumonia cross-validate --resume" in refused.stderr
+    refused = run_cli("cross-validate", "--resume", parent.info.run_id, "--folds", "3")
+    assert refused.exit_code == 2
+    assert "--folds cannot be given with --resume" in refused.stderr
+
+    resumed = run_cli("cross-validate", "--resume", parent.info.run_id)
+    assert resumed.exit_code == 0, resumed.stderr
+    assert "f0 is trained already" in resumed.stderr
+    assert "continuing after epoch 1" in resumed.stderr
+    runs = client.search_runs(["0"])
+    assert len(runs) == 3
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    assert kept_runs() == []
+    for run in runs:
+        assert client.list_artifacts(run.info.run_id, "checkpoints") == []
+
+    whole = run_cli(*command, "--experiment-name", "whole")
+    assert whole.exit_code == 0, whole.stderr
+    (of_whole,) = client.search_experiments(filter_string="name = 'whole'")
+    (other,) = client.search_runs([of_whole.experiment_id], "params.folds = '2'")
+    (workplace / "whole").mkdir()
+    rows = out_of_fold(client, parent.info.run_id, workplace)
+    assert rows == out_of_fold(client, other.info.run_id, workplace / "whole")
+    again = run_cli("cross-validate", "--resume", parent.info.run_id)
+    assert again.exit_code == 2
+    assert "has finished" in again.stderr
+
+
+def test_the_ensemble_of_the_folds_answers_with_their_mean_probability(
+    workplace: Path, xrays: Path, run_cli: Cli
+) -> None:
+    command = ("cross-validate", "--data", xrays, *QUICK, "--epochs", 1, "--folds", 2)
+    result = run_cli(*command, "--register")
+    assert result.exit_code == 0, result.stderr
+    client = mlflow.MlflowClient(f"sqlite:///{workplace}/mlflow.db")
+    (parent,) = client.search_runs(["0"], "params.folds = '2'")
+    metrics = parent.data.metrics
+    assert 0 <= metrics["test/auc_low"] <= metrics["test/auc"] <= metrics["test/auc_high"] <= 1
+    uri = "models:/resnet34/1"
+    assert uri in result.stdout
+    model = load_model(uri)
+    assert model.config.members == 2
+    assert model.config.threshold == metrics["threshold"]
+
+    test = sorted((xrays / "test").rglob("*.jpeg"))
+    path = client.download_artifacts(parent.info.run_id, "predictions_test.csv", str(workplace))
+    of_run = pd.read_csv(path).set_index("path")["probability"]
+    rows = workplace / "rows.csv"
+    options = ("--no-gate", "--precision", "fp32", "--output", rows)
+    predicted = run_cli("predict", "--model-uri", uri, xrays / "test", *options)
+    assert predicted.exit_code == 0, predicted.stderr
+    table = pd.read_csv(rows).set_index("path")["probability"]
+    served = mlflow.pyfunc.load_model(uri).predict(
+        pd.DataFrame({"image": [file.read_bytes() for file in test]}), params={"gate": False}
+    )
+    for position, file in enumerate(map(str, test)):
+        assert table[file] == pytest.approx(of_run[file], abs=1e-6)
+        assert served["probability"][position] == pytest.approx(of_run[file], abs=1e-6)
+    explained = run_cli("explain", "--model-uri", uri, xrays / "test", "--output", "maps")
+    assert explained.exit_code in (0, 3), explained.stderr
+    assert list((workplace / "maps").glob("*.png"))
