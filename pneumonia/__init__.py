@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pneumonia.errors import PneumoniaError
     from pneumonia.tracking.models import load_model
     from pneumonia.workflows.cross_validate import cross_validate
+    from pneumonia.workflows.ensemble import ensemble
     from pneumonia.workflows.evaluate import evaluate
     from pneumonia.workflows.predict import predict
     from pneumonia.workflows.train import resume_run, train
@@ -25,6 +26,7 @@ __version__ = "0.1.0"
 __all__ = [
     "PneumoniaError",
     "cross_validate",
+    "ensemble",
     "evaluate",
     "load_model",
     "predict",
@@ -35,6 +37,7 @@ __all__ = [
 _MODULES = {
     "PneumoniaError": "pneumonia.errors",
     "cross_validate": "pneumonia.workflows.cross_validate",
+    "ensemble": "pneumonia.workflows.ensemble",
     "evaluate": "pneumonia.workflows.evaluate",
     "load_model": "pneumonia.tracking.models",
     "predict": "pneumonia.workflows.predict",

@@ -1,12 +1,17 @@
 """One training repeated with several seeds."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import mlflow
 import numpy as np
 import pytest
+import torch
 from click.testing import Result
+
+from pneumonia.data.decode import network_input
+from pneumonia.tracking.models import load_model
 
 Cli = Callable[..., Result]
 QUICK = ("--epochs", "1", "--image-size", "32", "--batch-size", "8")
@@ -30,6 +35,46 @@ def test_each_seed_is_a_run_and_the_parent_has_their_spread(xrays: Path, run_cli
     assert f"test_auc                       {np.mean(aucs):.4f} ± " in result.stdout
     digests = {run.data.params["dataset/digest"] for run in runs}
     assert len(digests) == 1  # one split
+
+
+@pytest.mark.slow
+def test_the_ensemble_of_the_seeds_is_one_model(workplace: Path, xrays: Path, run_cli: Cli) -> None:
+    command = ("train", "--data", xrays, *QUICK, "--seeds", "2", "--register", "false")
+    trained = run_cli(*command)
+    assert trained.exit_code == 0, trained.stderr
+    client = mlflow.MlflowClient(f"sqlite:///{workplace}/mlflow.db")
+    (parent,) = client.search_runs(["0"], "tags.kind = 'seeds'")
+    single, other = client.search_runs(["0"], "tags.kind = 'train'")
+    result = run_cli("ensemble", parent.info.run_id)
+    assert result.exit_code == 0, result.stderr
+    assert "models:/resnet34/1" in result.stdout
+    (run,) = client.search_runs(["0"], "tags.kind = 'ensemble'")
+    assert {run.data.params["member/0"], run.data.params["member/1"]} == {
+        single.info.run_id,
+        other.info.run_id,
+    }
+
+    grey = torch.randint(0, 256, (4, 32, 32), dtype=torch.uint8)
+    models = [load_model(uri) for uri in re.findall(r"models:/m-\w+", trained.stdout)]
+    both = load_model("models:/resnet34/1")
+    pixels = network_input(grey)
+    with torch.inference_mode():
+        alone = [model.network(pixels).softmax(dim=1) for model in models]
+        assert torch.allclose(both.network(pixels).softmax(dim=1), sum(alone) / 2, atol=1e-6)
+
+    for runs, reason in (
+        ((single.info.run_id,), "two or more different trainings"),
+        ((single.info.run_id, single.info.run_id), "two or more different trainings"),
+        ((single.info.run_id, run.info.run_id), "no finished training"),
+    ):
+        refused = run_cli("ensemble", *runs)
+        assert refused.exit_code == 2
+        assert reason in refused.stderr
+    assert run_cli("train", "--data", xrays, *QUICK, "--image-size", "48").exit_code == 0
+    larger = client.search_runs(["0"], "params.image_size = '48'")[0].info.run_id
+    refused = run_cli("ensemble", single.info.run_id, larger)
+    assert refused.exit_code == 2
+    assert "differ in image_size (32 and 48)" in refused.stderr
 
 
 @pytest.mark.parametrize("option", [("--trials", "3"), ("--resume",), ("--jobs", "2")])

@@ -13,6 +13,7 @@ from pneumonia.cli.compare import compare
 from pneumonia.cli.completion import completion
 from pneumonia.cli.cross_validate import cross_validate
 from pneumonia.cli.doctor import doctor
+from pneumonia.cli.ensemble import ensemble
 from pneumonia.cli.evaluate import evaluate
 from pneumonia.cli.explain import explain
 from pneumonia.cli.export import export
@@ -55,7 +56,7 @@ def cli(ctx: click.Context, quiet: bool) -> None:
         )
 
 
-cli.add_section("Train", train, cross_validate, study, reproduce)
+cli.add_section("Train", train, cross_validate, ensemble, study, reproduce)
 cli.add_section("Look at data and runs", audit, ui, compare, demo)
 cli.add_section("Use a model", predict, app, evaluate, explain, export, promote)
 cli.add_section("After a crash or an outage", doctor, sync)

@@ -18,12 +18,12 @@ from pneumonia.cli.train import print_result
 def ensemble(run_ids: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Put trained networks together as one model, which answers with their mean probability.
 
-    The runs are trainings of one network on one split, such as those of 'train --seeds'. The model
-    takes as many times as long to predict as it has members.
+    The runs are trainings of one network on one split; a run of 'train --seeds' stands for all of
+    its seeds. The model takes as many times as long to predict as it has members.
 
     \b
     pneumonia train --data chest_xray --seeds 3
-    pneumonia ensemble 0b1c2d3e4f5061728394a5b6c7d8e9f0 1c2d3e4f5061728394a5b6c7d8e9f00b
+    pneumonia ensemble 0b1c2d3e4f5061728394a5b6c7d8e9f0
     """
     from pneumonia.workflows.ensemble import ensemble as run
 

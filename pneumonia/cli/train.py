@@ -114,6 +114,7 @@ def _train_seeds(
 
 
 def print_result(result: "TrainingResult | None") -> None:
+    """Print what a training came to, and what to type next."""
     from pneumonia.tracking.results import stress_summary, summary
 
     if result is None:

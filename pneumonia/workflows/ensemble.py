@@ -2,14 +2,16 @@
 
 from collections.abc import Sequence
 
+from pneumonia.config.experiment import Experiment
+from pneumonia.config.training import TrainingSettings
 from pneumonia.data.cache import Progress
 from pneumonia.data.dataset import DataSet, preprocessing_of
 from pneumonia.errors import CheckError, UsageError
 from pneumonia.networks.ensemble import Ensemble
 from pneumonia.tracking.candidate import validated
 from pneumonia.tracking.results import TrainingResult, log_candidate, stress_summary, summary
-from pneumonia.tracking.run_config import RunConfig, read_run_config
-from pneumonia.tracking.run_lifecycle import NewRun, parent_run
+from pneumonia.tracking.run_config import read_run_config
+from pneumonia.tracking.run_lifecycle import NewRun, children_of, parent_run
 from pneumonia.tracking.runs import OnRun, Run, find_run
 from pneumonia.tracking.store import connect
 from pneumonia.training.setup import build_network
@@ -31,7 +33,7 @@ def ensemble(
     that these images are new to all of them.
 
     Args:
-        run_ids: Two or more finished trainings, such as those of ``train --seeds``.
+        run_ids: Two or more finished trainings. A run of ``train --seeds`` stands for all of its.
         register: Whether to register the model.
         tracking_uri: MLflow tracking URI, as ``train`` takes it.
         progress: Told what is done, and how many images of how many.
@@ -41,19 +43,19 @@ def ensemble(
         CheckError: The data are no longer those of the runs.
         UsageError: A run is no training, or they differ in what must be equal.
     """
-    if len(set(run_ids)) < 2 or len(set(run_ids)) < len(run_ids):
-        raise UsageError("an ensemble needs two or more different runs")
     connect(tracking_uri)
-    runs = [find_run(run_id) for run_id in run_ids]
-    configs = [read_run_config(run.id) for run in runs]
-    for run, config in zip(runs, configs, strict=True):
-        _refuse_unfit(run, config, runs[0], configs[0])
-    experiment = configs[0].experiment
+    runs = [run for run_id in run_ids for run in _trainings(find_run(run_id))]
+    if len({run.id for run in runs}) < max(2, len(runs)):
+        raise UsageError(f"an ensemble needs two or more different trainings, not {len(runs)}")
+    experiments = [_experiment_of(run) for run in runs]
+    experiment = experiments[0]
     settings = experiment.training
+    for run, other in zip(runs, experiments, strict=True):
+        _refuse_other_input(run, other.training, runs[0], settings)
     data = load_data(experiment, progress)
     _refuse_other_data(data, runs)
     network = settings.network
-    tags = {"network": network, "kind": "ensemble", "members": ",".join(run_ids)}
+    tags = {"network": network, "kind": "ensemble"}
     name = f"{network}-{data.name}-ensemble{len(runs)}"
     with parent_run(NewRun(name, tags, runs[0].experiment_id)) as parent:
         if on_run is not None:
@@ -77,7 +79,7 @@ def ensemble(
             Ensemble(members).eval(),
             members=len(runs),
             origin=origin,
-            command=["ensemble", *run_ids],
+            command=["ensemble", *(run.id for run in runs)],
         )
         parent.log_metrics({f"best/{key}": value for key, value in candidate.validation.items()})
         result = log_candidate(
@@ -94,14 +96,28 @@ def ensemble(
     return result
 
 
-def _refuse_unfit(run: Run, config: RunConfig, first: Run, other: RunConfig) -> None:
-    """Raise where a run cannot be a member beside the first one."""
-    if config.searching or config.folds or config.seeds or not run.has_checkpoint():
+def _trainings(run: Run) -> list[Run]:
+    """A run, or those of its seeds."""
+    if run.tags.get("kind") != "seeds":
+        return [run]
+    by_seed = children_of(run, "seed")
+    return [by_seed[seed] for seed in sorted(by_seed, key=int)]
+
+
+def _experiment_of(run: Run) -> Experiment:
+    """What a run trained, whose network it has."""
+    if run.tags.get("kind") != "train" or run.status != "FINISHED" or not run.has_checkpoint():
         raise UsageError(
-            f"run {run.id} ({run.name}) has no network of its own: name finished trainings, not a "
-            "search, a cross-validation or a training with several seeds"
+            f"run {run.id} ({run.name}) is no finished training with a network of its own: name "
+            "single trainings, or a run of 'train --seeds'"
         )
-    mine, theirs = config.experiment.training, other.experiment.training
+    return read_run_config(run.id).experiment
+
+
+def _refuse_other_input(
+    run: Run, mine: TrainingSettings, first: Run, theirs: TrainingSettings
+) -> None:
+    """Raise where a run's network takes other images than the first one's."""
     for name in ("network", "image_size", "resize"):
         if getattr(mine, name) != getattr(theirs, name):
             raise UsageError(
