@@ -24,9 +24,18 @@ def _row(result: Result, name: str) -> str:
     return next(line for line in result.stdout.splitlines() if line.startswith(name))
 
 
-def test_a_sound_data_set_passes(xrays: Path, run_cli: Cli) -> None:
-    result = run_cli("audit", xrays)
+def _red(drawn: Image.Image) -> int:
+    """Count the pixels that are red rather than grey."""
+    red, green, _blue = np.asarray(drawn.convert("RGB"), dtype=np.int64).transpose(2, 0, 1)
+    return int((red - green > 80).sum())
+
+
+def test_a_sound_data_set_passes(xrays: Path, tmp_path: Path, run_cli: Cli) -> None:
+    sheet = tmp_path / "pairs.png"
+    result = run_cli("audit", xrays, "--sheet", sheet)
     assert result.exit_code == 0, result.stderr
+    with Image.open(sheet) as drawn:
+        assert _red(drawn) == 0
     assert "problem" not in result.stdout
     assert "shortcut" not in _row(result, "aspect ratio")
 
@@ -55,10 +64,13 @@ def test_one_picture_in_two_roles_is_found(copied: Path, run_cli: Cli, how: str)
     elif how == "smaller":
         picture = picture.resize((picture.width * 2 // 3, picture.height * 2 // 3))
     picture.save(copied / "test" / "NORMAL" / "IM-9999-0001.jpeg", quality=40)
-    result = run_cli("audit", copied)
+    sheet = copied.parent / "pairs.png"
+    result = run_cli("audit", copied, "--sheet", sheet)
+    with Image.open(sheet) as drawn:
+        assert _red(drawn) > 500  # the frames of a pair that makes results wrong
     assert result.exit_code == 3
     assert result.stdout.count("show almost the same picture") == 1
-    assert "1 problems would make results wrong" in result.stderr
+    assert "1 problem would make results wrong" in result.stderr
 
 
 def test_shared_patients_and_conflicting_labels_are_problems(copied: Path, run_cli: Cli) -> None:

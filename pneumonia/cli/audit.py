@@ -1,5 +1,6 @@
 """``pneumonia audit``."""
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -10,8 +11,13 @@ from pneumonia.cli.progress import ProgressBar
 
 @click.command()
 @click.argument("data")
+@click.option(
+    "--sheet",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="PNG file to draw images into that are there twice or almost so, in pairs.",
+)
 @data_options
-def audit(data: str, **values: Any) -> None:
+def audit(data: str, sheet: Path | None, **values: Any) -> None:
     """Look for what would make results on a data set wrong.
 
     Counts images by role; looks for patients, identical and almost identical images in two roles or
@@ -19,13 +25,13 @@ def audit(data: str, **values: Any) -> None:
     apart, and the test images from those of training. Exit code 3 if results would be invalid.
 
     \b
-    pneumonia audit chest_xray
+    pneumonia audit chest_xray --sheet pairs.png
     """
     from pneumonia.config.data import DataSettings
     from pneumonia.errors import CheckError
     from pneumonia.workflows.audit import audit as run
 
-    found = run(DataSettings(data=data, **given(values)), ProgressBar())
+    found = run(DataSettings(data=data, **given(values)), ProgressBar(), sheet)
     click.echo(found.report)
     click.echo(f"\n{'what it sees':20} {'class: AUC (95 % interval)':28} train or test: AUC")
     for row in found.shortcuts:
@@ -42,4 +48,6 @@ def audit(data: str, **values: Any) -> None:
     for problem in found.problems[:20]:
         click.echo(f"problem: {problem}")
     if found.problems:
-        raise CheckError(f"{len(found.problems)} problems would make results wrong: see above")
+        count = len(found.problems)
+        problems = "1 problem" if count == 1 else f"{count:,} problems"
+        raise CheckError(f"{problems} would make results wrong: see above")

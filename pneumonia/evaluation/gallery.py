@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from matplotlib import colormaps
@@ -13,6 +14,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
+from pneumonia.data.file_types import OVERLAY_MARK
+from pneumonia.errors import DataError
 from pneumonia.evaluation.decide import decide
 from pneumonia.evaluation.figures import (
     GREY,
@@ -25,6 +28,7 @@ from pneumonia.evaluation.figures import (
     sentence_figure,
     shorten,
 )
+from pneumonia.files import atomic_write
 
 # Plasma is perceptually uniform and, unlike viridis or magma, colourful at every level, so that
 # no heat is mistaken for the grey of an X-ray.
@@ -161,6 +165,19 @@ def overlay(image: NDArray[np.uint8], heat: NDArray[np.float32]) -> NDArray[np.u
     mask = Image.fromarray(_HEAT_ALPHA[levels])
     under = Image.fromarray(np.ascontiguousarray(image)).convert("RGB")
     return np.asarray(Image.composite(colours, under, mask))
+
+
+def save_marked(figure: Figure, target: Path) -> None:
+    """Write a figure as a PNG file that no folder scan takes for an X-ray.
+
+    Raises:
+        DataError: It cannot be written.
+    """
+    try:
+        with atomic_write(target) as unfinished:
+            figure.savefig(unfinished, format="png", metadata=dict([OVERLAY_MARK]))
+    except OSError as error:
+        raise DataError(f"cannot write {str(target)!r}: {error.strerror}") from None
 
 
 def _gallery(

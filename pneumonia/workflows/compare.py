@@ -5,13 +5,11 @@ from typing import get_args
 
 from pneumonia.config.training import Metric
 from pneumonia.data.decode import Preprocessing, decode
-from pneumonia.data.file_types import OVERLAY_MARK
 from pneumonia.data.limits import UnreadableImageError
 from pneumonia.errors import CheckError, DataError, UsageError, nearest
 from pneumonia.evaluation.comparison import Comparison, aligned, compare_predictions
-from pneumonia.evaluation.gallery import Example, prediction_gallery
+from pneumonia.evaluation.gallery import Example, prediction_gallery, save_marked
 from pneumonia.evaluation.predictions import Predictions
-from pneumonia.files import atomic_write
 from pneumonia.tracking.predictions import find_predictions
 
 _REQUIREMENTS = {"better": {"better"}, "non-inferior": {"better", "non-inferior"}}
@@ -98,9 +96,4 @@ def _draw_disagreements(
         )
     count = len(comparison.disagreements)
     title = f"{min(count, _SHOWN)} of {count:,} images that the two models call differently"
-    figure = prediction_gallery(examples, title=title)
-    try:
-        with atomic_write(target) as unfinished:
-            figure.savefig(unfinished, format="png", metadata=dict([OVERLAY_MARK]))
-    except OSError as error:
-        raise DataError(f"cannot write {str(target)!r}: {error.strerror}") from None
+    save_marked(prediction_gallery(examples, title=title), target)
