@@ -9,15 +9,18 @@ from pathlib import Path
 
 import mlflow
 import numpy as np
+import optuna
 import pandas as pd
 import pytest
 from click.testing import Result
+from optuna.trial import TrialState
 from sklearn.metrics import roc_auc_score
 
+from pneumonia.evaluation.metrics import classification_metrics
+from pneumonia.search import folds
 from pneumonia.tracking.epochs import log_epoch
 from pneumonia.tracking.local_state import kept_runs
 from pneumonia.tracking.models import load_model
-from pneumonia.workflows import cross_validate as workflow
 
 Cli = Callable[..., Result]
 QUICK = ("--network", "resnet34", "--image-size", "32", "--batch-size", "8")
@@ -41,9 +44,9 @@ def test_cross_validation_scores_every_image_out_of_fold(
     assert len(rows) == sum(
         int(parent.data.params[f"dataset/{r}/images"]) for r in ("train", "validation")
     )
-    folds: dict[str, set[str]] = {}
+    folds_of: dict[str, set[str]] = {}
     for row in rows:
-        folds.setdefault(row["patient"], set()).add(row["fold"])
+        folds_of.setdefault(row["patient"], set()).add(row["fold"])
     (threshold,) = {float(row["threshold"]) for row in rows}
     assert threshold == pytest.approx(parent.data.metrics["threshold"])
     for row in rows:
@@ -81,7 +84,7 @@ def test_a_stopped_cross_validation_goes_on_as_if_it_had_not_been(
             os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patch:
-        patch.setattr(workflow, "log_epoch", interrupted)
+        patch.setattr(folds, "log_epoch", interrupted)
         stopped = run_cli(*command)
     assert stopped.exit_code == 130
     client = mlflow.MlflowClient(f"sqlite:///{workplace}/mlflow.db")
@@ -98,7 +101,7 @@ def test_a_stopped_cross_validation_goes_on_as_if_it_had_not_been(
 
     resumed = run_cli("cross-validate", "--resume", parent.info.run_id)
     assert resumed.exit_code == 0, resumed.stderr
-    assert "f0 is trained already" in resumed.stderr
+    assert "-f0 is trained already" in resumed.stderr
     assert "continuing after epoch 1" in resumed.stderr
     runs = client.search_runs(["0"])
     assert len(runs) == 3
@@ -152,3 +155,78 @@ def test_the_ensemble_of_the_folds_answers_with_their_mean_probability(
     explained = run_cli("explain", "--model-uri", uri, xrays / "test", "--output", "maps")
     assert explained.exit_code in (0, 3), explained.stderr
     assert list((workplace / "maps").glob("*.png"))
+
+
+SEARCH = ("--epochs", 1, "--folds", 2, "--study", "night")
+
+
+@pytest.mark.slow
+def test_a_trial_scored_by_folds_has_their_mean_and_goes_on_after_an_interrupt(
+    workplace: Path, xrays: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PNEUMONIA_STATE", str(workplace / "state"))
+    command = ("train", "--data", xrays, *QUICK, *SEARCH, "--trials", 2, "--pruner", "none")
+    calls = []
+
+    def interrupted(*arguments: object) -> None:
+        log_epoch(*arguments)  # type: ignore[arg-type]
+        calls.append(1)
+        if len(calls) == 4:  # the second fold of the second trial
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(folds, "log_epoch", interrupted)
+        stopped = run_cli(*command)
+    assert stopped.exit_code == 130, stopped.stderr
+    other = run_cli(*command, "--resume", "--folds", 3)
+    assert other.exit_code == 2
+    assert "was begun with folds 2, not 3" in other.stderr
+    resumed = run_cli(*command, "--resume")
+    assert resumed.exit_code == 0, resumed.stderr
+    assert "t001-f0 is trained already" in resumed.stderr
+    client = mlflow.MlflowClient(f"sqlite:///{workplace}/mlflow.db")
+    runs = client.search_runs(["0"])
+    assert len(runs) == 1 + 2 + 4
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    study = optuna.load_study(study_name="night", storage=f"sqlite:///{workplace}/optuna.db")
+    complete = [t for t in study.trials if t.state == TrialState.COMPLETE]
+    assert len(complete) == 2
+    for trial in complete:
+        own = trial.user_attrs["run_id"]
+        of_folds = [
+            run.data.metrics["best/auc"]
+            for run in runs
+            if run.data.tags.get("mlflow.parentRunId") == own
+        ]
+        assert trial.value == pytest.approx(np.mean(of_folds))
+        assert client.get_run(own).data.metrics["best/auc"] == pytest.approx(trial.value)
+    (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    assert [m.step for m in client.get_metric_history(parent.info.run_id, "val/auc")] == [1]
+    assert "models:/resnet34/1" in resumed.stdout
+    assert load_model("models:/resnet34/1").run_id == parent.info.run_id
+    assert kept_runs() == []
+
+
+@pytest.mark.slow
+def test_a_trial_whose_first_fold_is_poor_is_pruned(
+    workplace: Path, xrays: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+
+    def measured(*arguments: object) -> dict[str, float]:
+        calls.append(len(calls))
+        metrics = classification_metrics(*arguments)  # type: ignore[arg-type]
+        return {**metrics, "auc": 0.1 if calls[-1] == 6 else 0.9}  # trial 3, fold 0
+
+    monkeypatch.setattr("pneumonia.training.validation.classification_metrics", measured)
+    result = run_cli("train", "--data", xrays, *QUICK, *SEARCH, "--trials", 4)
+    assert result.exit_code == 0, result.stderr
+    study = optuna.load_study(study_name="night", storage=f"sqlite:///{workplace}/optuna.db")
+    assert [t.state for t in study.trials] == [TrialState.COMPLETE] * 3 + [TrialState.PRUNED]
+    assert study.trials[3].intermediate_values == {1: 0.1}
+
+
+def test_folds_without_trials_are_refused(xrays: Path, run_cli: Cli) -> None:
+    result = run_cli("train", "--data", xrays, "--folds", 3)
+    assert result.exit_code == 2
+    assert "--folds scores the trials of a search: add --trials" in result.stderr

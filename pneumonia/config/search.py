@@ -15,6 +15,11 @@ class SearchSettings(Settings):
         ge=1,
         description="Trials of an Optuna search; 1 trains once with the fixed settings.",
     )
+    folds: int = Field(
+        default=1,
+        ge=1,
+        description="Folds to score each trial by, by their mean; 1 takes the validation images.",
+    )
     timeout: float | None = Field(
         default=None, ge=0, description="Start no trial after these seconds."
     )

@@ -54,14 +54,15 @@ def how_to_resume(run: Run) -> str:
     if parent and "trial" in run.tags:
         return f"; its trial runs again in its search: 'pneumonia train --resume {parent}'"
     if parent and "fold" in run.tags:
-        return f"; its fold goes on with 'pneumonia cross-validate --resume {parent}'"
+        above = existing_run(parent)
+        return how_to_resume(above) if above else ""
     try:
         run_config = read_run_config(run.id)
         search = run_config.search
         ready = not search.study or _ready(search.study, search.storage)
     except (UsageError, KeyError, TypeError):  # begun by another command, or by another version
         return ""
-    command = "cross-validate" if run_config.folds else "train"
+    command = "cross-validate" if run_config.cross_validating else "train"
     return f"; 'pneumonia {command} --resume {run.id}' resumes it" if ready else ""
 
 

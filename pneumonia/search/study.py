@@ -46,11 +46,11 @@ def create_study(
             study_name=search.study,
             storage=open_storage(search.storage),
             direction="maximize" if training.higher_is_better else "minimize",
-            pruner=_pruner(search.pruner, training.epochs),
+            pruner=_pruner(search, training.epochs),
         )
     except DuplicatedStudyError:
         return None
-    study.set_user_attr("settings", _comparable(experiment, data_digest))
+    study.set_user_attr("settings", _comparable(experiment, search, data_digest))
     study.set_user_attr("metric", training.metric)
     return study
 
@@ -75,8 +75,10 @@ def check_same(
     Raises:
         UsageError: The study was begun with other settings or data.
     """
-    study.pruner = _pruner(search.pruner, experiment.training.epochs)
-    begun, now = study.user_attrs.get("settings", {}), _comparable(experiment, data_digest)
+    study.pruner = _pruner(search, experiment.training.epochs)
+    # Studies of earlier versions knew no folds.
+    begun = {"folds": 1, **study.user_attrs.get("settings", {})}
+    now = _comparable(experiment, search, data_digest)
     for key in {**begun, **now}:
         if begun.get(key) != now.get(key):
             raise UsageError(
@@ -128,17 +130,22 @@ def sampler_of(trial_number: int, seed: int) -> optuna.samplers.BaseSampler:
     return optuna.samplers.TPESampler(seed=(seed * 100_003 + trial_number) % 2**32)
 
 
-def _pruner(name: str, epochs: int) -> optuna.pruners.BasePruner:
-    if name == "hyperband":
-        return optuna.pruners.HyperbandPruner(min_resource=1, max_resource=epochs)
-    if name == "median":
-        # A trial reports its epochs from 1, while Optuna counts steps from 0: step 2 is the first
-        # that comes after one epoch of warm-up.
-        return optuna.pruners.MedianPruner(n_startup_trials=3, n_warmup_steps=_WARM_UP_EPOCHS + 1)
+def _pruner(search: SearchSettings, epochs: int) -> optuna.pruners.BasePruner:
+    """The pruner. A trial reports its epochs, from 1, or its folds where it is scored by folds."""
+    if search.pruner == "hyperband":
+        steps = search.folds if search.folds > 1 else epochs
+        return optuna.pruners.HyperbandPruner(min_resource=1, max_resource=steps)
+    if search.pruner == "median":
+        # Optuna counts steps from 0: step 2 is the first that comes after one epoch of warm-up. A
+        # fold needs none: it is trained to its end.
+        warm_up = 0 if search.folds > 1 else _WARM_UP_EPOCHS + 1
+        return optuna.pruners.MedianPruner(n_startup_trials=3, n_warmup_steps=warm_up)
     return optuna.pruners.NopPruner()
 
 
-def _comparable(experiment: Experiment, data_digest: str) -> Mapping[str, Any]:
+def _comparable(
+    experiment: Experiment, search: SearchSettings, data_digest: str
+) -> Mapping[str, Any]:
     """What all trials of a study have in common, as JSON holds it."""
     fixed = {
         key: value
@@ -146,5 +153,7 @@ def _comparable(experiment: Experiment, data_digest: str) -> Mapping[str, Any]:
         if key not in experiment.space and key not in ("device", "precision")
     }
     space = {f"space.{key}": value.parameters() for key, value in experiment.space.items()}
-    common: dict[str, Any] = json.loads(json.dumps({**fixed, **space, "data.digest": data_digest}))
+    common: dict[str, Any] = json.loads(
+        json.dumps({**fixed, **space, "data.digest": data_digest, "folds": search.folds})
+    )
     return common

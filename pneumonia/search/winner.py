@@ -1,7 +1,9 @@
 """The winner of a study: chosen by validation, scored, logged and registered once."""
 
+import logging
 import time
 from collections.abc import Mapping
+from functools import partial
 
 import optuna
 import torch
@@ -9,19 +11,22 @@ from optuna.trial import FrozenTrial, TrialState
 
 from pneumonia.config.training import TrainingSettings
 from pneumonia.data.cache import Progress
-from pneumonia.data.dataset import DataSet, preprocessing_of
+from pneumonia.data.dataset import DataSet, Images, preprocessing_of
 from pneumonia.errors import TrainingError
 from pneumonia.evaluation.study_figures import optimisation_history, parameter_importance
 from pneumonia.search.queue import TrialQueue
 from pneumonia.search.report import count_states, importances_of, result_of, trials_table
 from pneumonia.search.study import RESULT, RUN
 from pneumonia.search.trials import number_of, reason_of, state_of
+from pneumonia.tracking.epochs import checkpoint_of, log_epoch
 from pneumonia.tracking.local_state import LocalState
 from pneumonia.tracking.results import TrainingResult, description, log_result
 from pneumonia.tracking.run_config import RunConfig
 from pneumonia.tracking.runs import Run, find_run
-from pneumonia.training.loop import Trained
+from pneumonia.training.loop import Trained, train
 from pneumonia.training.setup import build_network
+
+log = logging.getLogger(__name__)
 
 
 def finish(
@@ -90,10 +95,13 @@ def _log_winner(
     number = str(number_of(winner))
     run.tag({"winner.run_id": child.id, "winner.trial": number})
     run.log_parameters({f"winner/{key}": value for key, value in winner.params.items()})
-    trained = _trained(child, settings, winner)
     importances = importances_of(queue.study)
     _log_figures(run, trials, importances, settings)
     images = data.open(preprocessing_of(settings), progress)
+    if run_config.search.folds > 1:
+        trained = _train(run, settings, data, images, progress)
+    else:
+        trained = _trained(child, settings, winner)
     result = log_result(
         run, data, images, settings, trained, register_winner=run_config.register_winner
     )
@@ -113,6 +121,26 @@ def _trained(child: Run, settings: TrainingSettings, winner: FrozenTrial) -> Tra
     network.to(memory_format=torch.channels_last)
     attributes = winner.user_attrs
     return Trained(network.eval(), attributes["history"], attributes["best_epoch"], [])
+
+
+def _train(
+    run: Run,
+    settings: TrainingSettings,
+    data: DataSet,
+    images: Mapping[str, Images],
+    progress: Progress | None,
+) -> Trained:
+    """Train the winner of trials that were scored by folds, on the split as it is."""
+    log.info("training the winner on the training images, in the search's own run")
+    trained = train(
+        settings,
+        images,
+        partial(log_epoch, run, settings),
+        checkpoint_of(run, settings, data),
+        progress=progress,
+    )
+    run.log_checkpoint(trained.network.state_dict(), data.settings.class_names)
+    return trained
 
 
 def _deliver_leftovers(run: Run, trials: list[FrozenTrial]) -> None:

@@ -3,8 +3,9 @@
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 import optuna
 from optuna.exceptions import OptunaError
 from optuna.trial import FrozenTrial, TrialState
@@ -13,6 +14,7 @@ from pneumonia.config.training import TrainingSettings
 from pneumonia.data.cache import Progress
 from pneumonia.data.dataset import DataSet, preprocessing_of
 from pneumonia.errors import PneumoniaError, TrackingError, TrainingError
+from pneumonia.search.folds import pool_of, train_folds
 from pneumonia.search.queue import TrialFailedError, TrialQueue
 from pneumonia.search.report import short, trials_table
 from pneumonia.search.space import suggest
@@ -72,8 +74,10 @@ class Worker:
         """Train one trial in a run of its own; returns its value."""
         child, number = self._child_of(trial), number_of(trial)
         try:
-            settings, trained = self._train(trial, child, number)
-            return self._complete(child, settings, trained)
+            settings = self._settings_of(trial, child, number)
+            if self.search.folds > 1:
+                return self._score_by_folds(trial, child, settings)
+            return self._complete(child, settings, self._train(trial, child, settings))
         except optuna.TrialPruned:
             # MLflow's own convention: mlflow.optuna.storage maps TrialState.PRUNED to KILLED, and
             # mlflow.pyspark.optuna ends a pruned trial's run with that status.
@@ -104,15 +108,47 @@ class Worker:
         trial.set_user_attr("run_id", child.id)
         return child
 
-    def _train(
-        self, trial: optuna.Trial, child: Run, number: int
-    ) -> tuple[TrainingSettings, Trained]:
+    def _settings_of(self, trial: optuna.Trial, child: Run, number: int) -> TrainingSettings:
+        """Draw the trial's settings."""
         self.study.sampler = sampler_of(number, self.experiment.training.seed)
         drawn = suggest(trial, self.experiment.space)
         child.log_parameters(drawn)
         settings = self.experiment.training.with_values(**drawn)
         log.info("%s: %s", child.name, ", ".join(f"{key}={short(drawn[key])}" for key in drawn))
+        return settings
 
+    def _score_by_folds(self, trial: optuna.Trial, child: Run, settings: TrainingSettings) -> float:
+        """Train once a fold; returns the mean over folds, which no network is kept of."""
+        pool = pool_of(self.data, settings, self.progress)
+        done: list[Mapping[str, float]] = []
+        mean: dict[str, float] = {}
+        for fold in train_folds(
+            child,
+            settings,
+            self.data,
+            pool,
+            self.search.folds,
+            keep_networks=False,
+            progress=self.progress,
+        ):
+            done.append(fold.best)
+            mean = {
+                key: float(np.mean([best[key] for best in done]))
+                for key in fold.best
+                if all(key in best for best in done)
+            }
+            if not math.isfinite(mean.get(self.metric, math.nan)):
+                raise TrainingError(f"validation {self.metric} was never a number")
+            trial.report(mean[self.metric], len(done))
+            child.log_metrics({f"fold/{self.metric}": fold.best[self.metric]}, step=len(done))
+            if len(done) < self.search.folds and trial.should_prune():
+                child.log_metrics({f"best/{key}": value for key, value in mean.items()})
+                raise optuna.TrialPruned
+        child.log_metrics({f"best/{key}": value for key, value in mean.items()})
+        child.end("FINISHED", "complete")
+        return mean[self.metric]
+
+    def _train(self, trial: optuna.Trial, child: Run, settings: TrainingSettings) -> Trained:
         best: Epoch | None = None
 
         def on_epoch(epoch: Epoch) -> None:
@@ -139,7 +175,7 @@ class Worker:
             raise TrainingError(f"validation {self.metric} was never a number")
         trial.set_user_attr("history", trained.history)
         trial.set_user_attr("best_epoch", trained.best_epoch)
-        return settings, trained
+        return trained
 
     def _complete(self, child: Run, settings: TrainingSettings, trained: Trained) -> float:
         """Log a trained trial, with its checkpoint if it is the best so far; returns its value."""

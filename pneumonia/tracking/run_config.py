@@ -26,18 +26,21 @@ class RunConfig(Settings):
         experiment: What to run.
         search: How to search.
         register_winner: Whether to register the winner.
-        folds: Folds of a cross-validation; 0 where it is none.
     """
 
     experiment: Experiment
     search: SearchSettings
     register_winner: bool
-    folds: int = 0
 
     @property
     def searching(self) -> bool:
         """Whether it is a search, not one training run."""
         return bool(self.search.study)
+
+    @property
+    def cross_validating(self) -> bool:
+        """Whether it is a cross-validation, which is no search that uses folds."""
+        return self.search.folds > 1 and not self.searching
 
     def as_search(self) -> Self:
         """Make it a search, and give its study a name where the user gave none."""
@@ -61,7 +64,9 @@ def log_run_config(run: Run, run_config: RunConfig, data: DataSet) -> None:
     run_config.keep(run)
     run.log_data_set(data)
     run.log_parameters(experiment.training.parameters() | experiment.data.parameters())
-    run.log_parameters({"experiment": experiment.name, "trials": search.trials})
+    run.log_parameters(
+        {"experiment": experiment.name, "trials": search.trials, "folds": search.folds}
+    )
 
 
 def kept_tracking_uri(run_id: str) -> str | None:

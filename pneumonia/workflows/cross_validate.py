@@ -1,25 +1,15 @@
 """Cross-validation: folds stratified by class and grouped by patient, one child run each."""
 
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import replace
-from functools import partial
 from typing import Any
-
-import torch
-from torch import nn
 
 from pneumonia.config.experiment import load_experiment
 from pneumonia.config.search import SearchSettings
-from pneumonia.config.training import TrainingSettings
 from pneumonia.data.cache import Progress
-from pneumonia.data.dataset import DataSet, Images, preprocessing_of
-from pneumonia.data.splits import patient_folds
+from pneumonia.data.dataset import DataSet, preprocessing_of
 from pneumonia.errors import CheckError, UsageError
+from pneumonia.search.folds import pool_of, train_folds
 from pneumonia.tracking.cross_validation import CrossValidation, Fold, log_cross_validation
-from pneumonia.tracking.epochs import checkpoint_of, log_best, log_epoch
-from pneumonia.tracking.lookup import final_metrics
 from pneumonia.tracking.operating_point import measure
 from pneumonia.tracking.run_config import (
     RunConfig,
@@ -29,21 +19,15 @@ from pneumonia.tracking.run_config import (
 )
 from pneumonia.tracking.run_lifecycle import (
     NewRun,
-    children_of,
     continue_run,
     run_context,
     start_run,
 )
 from pneumonia.tracking.runs import OnRun, Run
 from pneumonia.tracking.store import choose_experiment, connect
-from pneumonia.training.loop import train
-from pneumonia.training.setup import build_network
 from pneumonia.workflows.prepare import load_data
 
 log = logging.getLogger(__name__)
-
-_Trained = tuple[nn.Module, Mapping[str, float]]
-"""A network, and the validation metrics of its best epoch by name."""
 
 
 def cross_validate(
@@ -79,9 +63,8 @@ def cross_validate(
     """
     run_config = RunConfig(
         experiment=load_experiment(experiment, settings),
-        search=SearchSettings(),
+        search=SearchSettings(folds=folds),
         register_winner=register,
-        folds=folds,
     )
     connect(tracking_uri)
     experiment_id = choose_experiment(experiment_name)
@@ -113,7 +96,7 @@ def resume_cross_validation(
     """
     connect(tracking_uri or kept_tracking_uri(run_id))
     run_config = run_config_to_resume(run_id)
-    if not run_config.folds:
+    if not run_config.cross_validating:
         raise UsageError(
             f"run {run_id} is no cross-validation: 'pneumonia train --resume {run_id}' continues it"
         )
@@ -148,98 +131,21 @@ def _run(
 def _cross_validate(
     run: Run, run_config: RunConfig, data: DataSet, progress: Progress | None
 ) -> CrossValidation:
-    """Train the folds that are not trained yet, and log what all come to.
-
-    Raises:
-        DataError: A class has fewer patients than folds.
-        DeviceError: The device is out of memory.
-        TrainingError: A fold cannot be trained.
-    """
-    experiment, settings = run_config.experiment, run_config.experiment.training
+    """Train the folds that are not trained yet, and log what all come to."""
+    settings, n_folds = run_config.experiment.training, run_config.search.folds
     log_run_config(run, run_config, data)
-    run.log_parameters({"folds": run_config.folds})
-    opened = data.open(preprocessing_of(settings), progress)
-    pool = _joined(opened["train"], opened["validation"])
-    children = children_of(run, "fold")
-    folds: list[Fold] = []
-    parts = patient_folds(pool.files, run_config.folds, experiment.data.split_seed)
-    for number, (left, held_out) in enumerate(parts):
-        images = {
-            "train": pool.part(torch.from_numpy(left)),
-            "validation": pool.part(torch.from_numpy(held_out)),
-        }
-        child = children.get(str(number))
-        trained = _trained(child, settings) if child else None
-        if child is None or trained is None:
-            own = {"fold": str(number)}
-            name = f"{settings.network}-f{number}"
-            child = continue_run(child.id) if child else run.child(name, own)
-            with _ending(child):
-                trained = _train(child, settings, data, images, progress)
-        network, best = trained
-        measured = measure(network, images["validation"], settings)
-        keep = network.cpu() if run_config.register_winner else None
-        folds.append(Fold(child, images, held_out, best, measured, keep))
-    result = log_cross_validation(run, run_config, data, pool, opened["test"], folds)
-    for fold in folds:  # last: a resumed run reads them
-        if fold.run.has_checkpoint():
-            fold.run.drop_checkpoint()
+    pool = pool_of(data, settings, progress)
+    folds = []
+    for fold in train_folds(
+        run, settings, data, pool, n_folds, keep_networks=True, progress=progress
+    ):
+        assert fold.network is not None
+        measured = measure(fold.network, fold.images["validation"], settings)
+        network = fold.network.cpu() if run_config.register_winner else None
+        folds.append(Fold(fold.run, fold.images, fold.held_out, fold.best, measured, network))
+    test_images = data.open(preprocessing_of(settings))["test"]
+    result = log_cross_validation(run, run_config, data, pool, test_images, folds)
+    for kept in folds:  # last, for a resumed run reads them
+        if kept.run.has_checkpoint():
+            kept.run.drop_checkpoint()
     return result
-
-
-def _trained(child: Run, settings: TrainingSettings) -> _Trained | None:
-    """What a fold came to, where it is trained already."""
-    if child.status != "FINISHED" or not child.has_checkpoint():
-        return None
-    network = build_network(settings)
-    network.load_state_dict(child.read_checkpoint())
-    best = {
-        key.removeprefix("best/"): value
-        for key, value in final_metrics(child).items()
-        if key.startswith("best/")
-    }
-    log.info("%s is trained already", child.label)
-    return network.to(memory_format=torch.channels_last).eval(), best
-
-
-def _train(
-    child: Run,
-    settings: TrainingSettings,
-    data: DataSet,
-    images: Mapping[str, Images],
-    progress: Progress | None,
-) -> _Trained:
-    trained = train(
-        settings,
-        images,
-        partial(log_epoch, child, settings),
-        checkpoint_of(child, settings, data),
-        progress=progress,
-    )
-    log_best(child, trained.best)
-    child.log_checkpoint(trained.network.state_dict(), data.settings.class_names)
-    best = {key.removeprefix("val/"): v for key, v in trained.best.items() if "val/" in key}
-    return trained.network, best
-
-
-@contextmanager
-def _ending(child: Run) -> Iterator[None]:
-    """End a fold's run as the block ends; its checkpoint stays on this machine if it failed."""
-    try:
-        yield
-    except BaseException as error:
-        interrupted = isinstance(error, KeyboardInterrupt)
-        child.end("KILLED" if interrupted else "FAILED", "interrupted" if interrupted else "failed")
-        raise
-    child.end("FINISHED", "complete")
-    child.outbox.flush(wait=True)
-    child.local.remove()
-
-
-def _joined(first: Images, second: Images) -> Images:
-    return replace(
-        first,
-        rows=torch.cat([first.rows, second.rows]),
-        labels=torch.cat([first.labels, second.labels]),
-        files=first.files + second.files,
-    )

@@ -84,6 +84,10 @@ def train(
     )
     if search.trials > 1 or jobs > 1:
         run_config = run_config.as_search()
+    if run_config.cross_validating:
+        raise UsageError(
+            "--folds scores the trials of a search: add --trials, or use 'pneumonia cross-validate'"
+        )
     if torchrun_ranks().is_first:
         connect(tracking_uri)
     start = "join" if join else "resume" if resume else "begin"
@@ -127,7 +131,7 @@ def resume_run(
     if first:
         connect(tracking_uri or _present_uri(run_id))
     run_config = run_config_to_resume(run_id, local=not first)
-    if run_config.folds:
+    if run_config.cross_validating:
         raise UsageError(
             f"run {run_id} is a cross-validation: 'pneumonia cross-validate --resume {run_id}' "
             "continues it"
