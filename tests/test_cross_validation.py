@@ -117,6 +117,8 @@ def test_a_stopped_cross_validation_goes_on_as_if_it_had_not_been(
     (workplace / "whole").mkdir()
     rows = out_of_fold(client, parent.info.run_id, workplace)
     assert rows == out_of_fold(client, other.info.run_id, workplace / "whole")
+    equal = run_cli("compare", parent.info.run_id, other.info.run_id, "--role", "out_of_fold")
+    assert equal.exit_code == 0, equal.stderr
     again = run_cli("cross-validate", "--resume", parent.info.run_id)
     assert again.exit_code == 2
     assert "has finished" in again.stderr

@@ -41,6 +41,7 @@ def test_a_training_run_holds_everything(trained: SimpleNamespace) -> None:
     assert names == {
         f"figures/{name}.png"
         for name in (
+            "augmented",
             "curves",
             "confusion_validation",
             "confusion_test",
@@ -216,6 +217,9 @@ def test_the_start_says_what_differs_from_the_experiment_file(
     quiet = run_cli("--quiet", "train", "--data", xrays, *QUICK, "--register", "false")
     assert quiet.exit_code == 0
     assert "epoch" not in quiet.stderr
+    verbose = run_cli("--verbose", "train", "--data", xrays, *QUICK, "--register", "false")
+    assert "  label_smoothing = " in verbose.stderr
+    assert "  label_smoothing = " not in quiet.stderr
     assert "test " in quiet.stdout
 
 

@@ -4,6 +4,8 @@ import io
 import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,8 +16,14 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image
 
+from pneumonia.config.data import DataSettings
+from pneumonia.data.augment import Augmentation
+from pneumonia.data.dataset import load_data_set
+from pneumonia.data.decode import Preprocessing
 from pneumonia.evaluation import figures, gallery, study_figures
+from pneumonia.evaluation.batch_figure import augmented_batch
 from pneumonia.evaluation.gallery import Example
+from pneumonia.evaluation.trial_figures import TrialShown, slices, trial_curves
 
 NAMES = ("NORMAL", "PNEUMONIA")
 TRUTH = np.array([0, 0, 0, 1, 1, 1, 1, 1])
@@ -482,3 +490,46 @@ def test_figures_can_be_drawn_in_threads_without_pyplot() -> None:
     with ThreadPoolExecutor(max_workers=4) as threads:
         assert list(threads.map(draw, range(8))) == [1000] * 8
     assert ("matplotlib.pyplot" in sys.modules) == before
+
+
+def _trial(number: int, value: float | None, reported: dict[int, float]) -> TrialShown:
+    drawn = {"learning_rate": 10.0**-number, "optimizer": "adam"}
+    return TrialShown(number, value, reported, drawn, frozenset({"learning_rate"}))
+
+
+def test_curves_of_trials_show_the_best_on_top_and_the_pruned_in_grey() -> None:
+    trials = [
+        _trial(1, 0.8, {1: 0.7, 2: 0.8}),
+        _trial(2, None, {1: 0.5}),
+        _trial(3, 0.9, {1: 0.6, 2: 0.9}),
+        _trial(4, None, {}),
+    ]
+    (axes,) = trial_curves(trials, 3, metric="val/auc").axes
+    by_label = {line.get_label(): line for line in axes.lines}
+    assert set(by_label) == {"best (trial 3)", "complete", "pruned or failed"}
+    assert list(by_label["best (trial 3)"].get_ydata()) == [0.6, 0.9]
+    assert axes.lines[-1] is by_label["best (trial 3)"]
+    assert by_label["pruned or failed"].get_color() == figures.GREY
+    assert axes.get_title(loc="left") == "val/auc of 3 trials"
+
+
+def test_slices_have_a_panel_a_parameter_and_a_dot_a_complete_trial() -> None:
+    trials = [_trial(1, 0.8, {1: 0.8}), _trial(2, None, {1: 0.5}), _trial(3, 0.9, {1: 0.9})]
+    figure = slices(trials, 3, metric="val/auc")
+    rate, optimizer = figure.axes
+    assert (rate.get_xlabel(), optimizer.get_xlabel()) == ("learning_rate", "optimizer")
+    assert (rate.get_xscale(), optimizer.get_xscale()) == ("log", "linear")
+    assert rate.collections[0].get_offsets().tolist() == [[0.1, 0.8], [0.001, 0.9]]
+    assert slices([_trial(1, None, {1: 0.5})], 1, metric="val/auc").texts
+
+
+def test_augmented_images_stand_below_the_originals(xrays: Path) -> None:
+    settings = DataSettings(data=str(xrays))
+    images = load_data_set(settings, Preprocessing(32)).open(Preprocessing(32))["train"]
+    unchanged = Augmentation(strength=0)
+    for how, equal in ((unchanged, True), (replace(unchanged, strength=1), False)):
+        figure = augmented_batch(images, how, ("NORMAL", "PNEUMONIA"), title="xrays")
+        shown = [axes.images[0].get_array() for axes in figure.axes]
+        assert len(shown) == 24
+        assert np.allclose(shown[0], shown[6], atol=1) is equal
+        assert {axes.get_title() for axes in figure.axes[:6]} <= {"NORMAL", "PNEUMONIA"}

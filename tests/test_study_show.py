@@ -148,7 +148,7 @@ def test_a_trial_taken_up_again_is_drawn_at_its_own_number(monkeypatch: pytest.M
     drawn = []
     monkeypatch.setattr(winner, "optimisation_history", lambda *given, **_: drawn.append(given))
     run = SimpleNamespace(log_figure=lambda *_: None)
-    winner._log_figures(run, queue.trials(), {}, TrainingSettings())
+    winner._log_figures(run, queue.trials(), {}, TrainingSettings(), best=0, folds=1)
     assert drawn == [([0.9, 0.7, 0.8], ["complete"] * 3)]
     best = queue.best()
     assert best is not None

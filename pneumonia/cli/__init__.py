@@ -39,8 +39,9 @@ from pneumonia.errors import UsageError
 )
 @click.version_option(__version__)
 @click.option("-q", "--quiet", is_flag=True, help="Say warnings and errors only, and results.")
+@click.option("-v", "--verbose", is_flag=True, help="Say all settings as well.")
 @click.pass_context
-def cli(ctx: click.Context, quiet: bool) -> None:
+def cli(ctx: click.Context, quiet: bool, verbose: bool) -> None:
     """Train, compare, register and use networks that tell pneumonia on chest X-rays.
 
     \b
@@ -49,7 +50,7 @@ def cli(ctx: click.Context, quiet: bool) -> None:
     pneumonia ui                                      compare runs in the browser
     pneumonia predict --model-uri models:/resnet34/1 images/
     """
-    del quiet  # read by the group, before the command begins
+    del quiet, verbose  # read by the group, before the command begins
     if ctx.invoked_subcommand != "train" and "TORCHELASTIC_RUN_ID" in os.environ:
         raise UsageError(
             f"torchrun is for training only: start {ctx.invoked_subcommand!r} without it"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pneumonia.cli.dry_run import dry_run_option, print_estimate
-from pneumonia.cli.group import print_field, print_json, print_run
+from pneumonia.cli.group import print_field, print_json, print_next, print_run
 from pneumonia.cli.options import (
     flag,
     given,
@@ -80,3 +80,4 @@ def _print_result(result: "CrossValidation") -> None:
 
         print_field("test", f"{summary(result.ensemble)}, of the ensemble")
         print_field("model", f"{result.ensemble.model_uri} ({result.ensemble.verdict})")
+    print_next()

@@ -61,7 +61,9 @@ class ErrorReportingGroup(click.Group):
                 stream.reconfigure(errors="surrogateescape")
         log = logging.getLogger("pneumonia")
         log.handlers = [LogHandler(sys.stderr)]
-        log.setLevel(logging.WARNING if ctx.params.get("quiet") else logging.INFO)
+        levels = {"quiet": logging.WARNING, "verbose": logging.DEBUG}
+        asked = next((levels[name] for name in levels if ctx.params.get(name)), logging.INFO)
+        log.setLevel(asked)
         log.propagate = False
         try:
             return super().invoke(ctx)
@@ -84,10 +86,21 @@ class ErrorReportingGroup(click.Group):
 
 def print_run(run: "Run") -> None:
     """Print the id and the page of the MLflow run that a command logs to; not among JSON."""
-    as_json = bool(click.get_current_context().params.get("as_json"))
+    ctx = click.get_current_context()
+    as_json = bool(ctx.params.get("as_json"))
+    ctx.obj = ctx.obj or run  # the first one, which the others belong to
     click.echo(f"run       {run.id}", err=as_json)
     if run.link:
         click.echo(f"          {run.link}", err=as_json)
+
+
+def print_next(*commands: str) -> None:
+    """Print what to look at and to type next: the run's page where a server has one."""
+    run = click.get_current_context().obj
+    page = run.link if run is not None and run.link else "pneumonia ui"
+    click.echo(f"next      {page}")
+    for command in commands:
+        click.echo(f"          {command}")
 
 
 def print_field(name: str, text: str) -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pneumonia.cli.dry_run import dry_run_option, print_estimate
-from pneumonia.cli.group import print_field, print_json, print_run
+from pneumonia.cli.group import print_field, print_json, print_next, print_run
 from pneumonia.cli.options import (
     flag,
     given,
@@ -111,6 +111,7 @@ def _train_seeds(
         click.echo(f"test      {summary(result)}  {result.model_uri}")
     for key, (mean, deviation) in spread.items():
         click.echo(f"{key:30} {mean:.4f} ± {deviation:.4f}")
+    print_next()
 
 
 def print_result(result: "TrainingResult | None") -> None:
@@ -128,5 +129,4 @@ def print_result(result: "TrainingResult | None") -> None:
         print_field("note", "results on synthetic images say nothing about real X-rays")
     if result.warning:
         print_field("warning", result.warning)
-    click.echo("next      pneumonia ui")
-    click.echo(f"          pneumonia predict --model-uri {result.model_uri} IMAGES")
+    print_next(f"pneumonia predict --model-uri {result.model_uri} IMAGES")

@@ -14,6 +14,7 @@ from pneumonia.data.cache import Progress
 from pneumonia.data.dataset import DataSet, Images, preprocessing_of
 from pneumonia.errors import TrainingError
 from pneumonia.evaluation.study_figures import optimisation_history, parameter_importance
+from pneumonia.evaluation.trial_figures import TrialShown, slices, trial_curves
 from pneumonia.search.queue import TrialQueue
 from pneumonia.search.report import count_states, importances_of, result_of, trials_table
 from pneumonia.search.study import RESULT, RUN
@@ -96,7 +97,7 @@ def _log_winner(
     run.tag({"winner.run_id": child.id, "winner.trial": number})
     run.log_parameters({f"winner/{key}": value for key, value in winner.params.items()})
     importances = importances_of(queue.study)
-    _log_figures(run, trials, importances, settings)
+    _log_figures(run, trials, importances, settings, number_of(winner), run_config.search.folds)
     images = data.open(preprocessing_of(settings), progress)
     if run_config.search.folds > 1:
         trained = _train(run, settings, data, images, progress)
@@ -172,6 +173,8 @@ def _log_figures(
     trials: list[FrozenTrial],
     importances: Mapping[str, float],
     settings: TrainingSettings,
+    best: int,
+    folds: int,
 ) -> None:
     metric = f"val/{settings.metric}"
     figure = optimisation_history(
@@ -182,3 +185,16 @@ def _log_figures(
     )
     run.log_figure(figure, "optimisation_history")
     run.log_figure(parameter_importance(importances, metric=metric), "parameter_importance")
+    shown = [_shown(trial) for trial in trials]
+    step = "fold" if folds > 1 else "epoch"
+    run.log_figure(trial_curves(shown, best, metric=metric, step=step), "trial_curves")
+    run.log_figure(slices(shown, best, metric=metric), "slices")
+
+
+def _shown(trial: FrozenTrial) -> TrialShown:
+    logarithmic = frozenset(
+        name for name, of in trial.distributions.items() if getattr(of, "log", False)
+    )
+    value = trial.value if trial.state == TrialState.COMPLETE else None
+    number = number_of(trial)
+    return TrialShown(number, value, trial.intermediate_values, trial.params, logarithmic)

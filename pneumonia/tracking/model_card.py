@@ -142,7 +142,7 @@ def _training(run_id: str, candidate: Candidate) -> Section:
         "Training",
         f"{candidate.origin} Run {run_id}, commit {commit}.\n\n{known}.",
         code=shlex.join(["pneumonia", *candidate.command]),
-        figures=("curves",),
+        figures=("curves", "augmented"),
     )
 
 

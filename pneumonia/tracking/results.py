@@ -6,6 +6,7 @@ from typing import Any
 
 from pneumonia.config.training import TrainingSettings
 from pneumonia.data.dataset import DataSet, Images
+from pneumonia.evaluation.batch_figure import augmented_batch
 from pneumonia.evaluation.document import as_html, as_markdown
 from pneumonia.evaluation.figures import learning_curves
 from pneumonia.evaluation.intervals import Interval
@@ -17,7 +18,7 @@ from pneumonia.tracking.models import log_model
 from pneumonia.tracking.registry import register
 from pneumonia.tracking.runs import Run
 from pneumonia.tracking.scores import log_scores
-from pneumonia.training.loop import Trained
+from pneumonia.training.loop import Trained, augmentation_of
 
 _SCORED_IN = ("accuracy", "auc", "sensitivity", "specificity")
 
@@ -72,6 +73,11 @@ def log_result(
     """Log the curves and the best epoch of a training, and what ``log_candidate`` logs."""
     run.log_figure(learning_curves(trained.history, best_epoch=trained.best_epoch), "curves")
     log_best(run, trained.best)
+    seen = f"{data.name}: training images as the network sees them"
+    augmented = augmented_batch(
+        images["train"], augmentation_of(settings), data.settings.class_names, title=seen
+    )
+    run.log_figure(augmented, "augmented")
     origin = (
         f"Epoch {trained.best_epoch} of {len(trained.history)} was the best by validation "
         f"{settings.metric}."

@@ -46,6 +46,8 @@ def load_data(
         log.info("  %s = %s", key, value)
     and_all = "; the run has all as parameters" if tracked else ""
     log.info("  (the file's own settings otherwise%s)", and_all)
+    for key, value in (training.parameters() | experiment.data.parameters()).items():
+        log.debug("  %s = %s", key, value)
     log.info("  running on %s in %s", engine.device, engine.precision)
     ranks = torchrun_ranks()
     if ranks.size > 1:
