@@ -57,6 +57,10 @@ def test_each_split_is_scored_under_its_own_name(
     """Only figures of the test images are called ``test/…``, and all agree with ``predict``."""
     run = run_of(run_evaluate("--data", xrays, "--split", split), trained)
     role = "test" if split == "test" else f"{split}_split"
+    (scored,) = [entry.dataset for entry in run.inputs.dataset_inputs]
+    assert (scored.name, scored.digest) == (f"xrays/{split}", run.data.params["dataset/digest"])
+    value = f"accuracy **{run.data.metrics[f'{role}/accuracy']:.3f}** ("
+    assert run.data.tags["mlflow.note.content"].startswith(value)
     assert run.data.metrics[f"{role}/accuracy"] == pytest.approx(accuracy(model, xrays / split))
     assert {key.partition("/")[0] for key in run.data.metrics} == {role}
     low, high = (run.data.metrics[f"{role}/accuracy_{end}"] for end in ("low", "high"))

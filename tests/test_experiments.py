@@ -47,6 +47,8 @@ def test_a_training_run_holds_everything(trained: SimpleNamespace) -> None:
             "confusion_test",
             "roc_validation",
             "roc_test",
+            "scores_test",
+            "scores_validation",
             "gallery",
             "grad_cam",
             "reliability_validation",

@@ -23,6 +23,7 @@ from pneumonia.data.decode import Preprocessing
 from pneumonia.evaluation import figures, gallery, study_figures
 from pneumonia.evaluation.batch_figure import augmented_batch
 from pneumonia.evaluation.gallery import Example
+from pneumonia.evaluation.score_figure import score_histogram
 from pneumonia.evaluation.trial_figures import TrialShown, slices, trial_curves
 
 NAMES = ("NORMAL", "PNEUMONIA")
@@ -533,3 +534,14 @@ def test_augmented_images_stand_below_the_originals(xrays: Path) -> None:
         assert len(shown) == 24
         assert np.allclose(shown[0], shown[6], atol=1) is equal
         assert {axes.get_title() for axes in figure.axes[:6]} <= {"NORMAL", "PNEUMONIA"}
+
+
+def test_score_histograms_count_the_images_of_each_class() -> None:
+    figure = score_histogram(TRUTH, PROBABILITY, NAMES, threshold=0.5, title="test")
+    (axes,) = figure.axes
+    by_class = {bars.get_label(): [bar.get_height() for bar in bars] for bars in axes.containers}
+    assert set(by_class) == {"NORMAL (3)", "PNEUMONIA (5)"}
+    assert sum(by_class["NORMAL (3)"]) == 3
+    assert sum(by_class["NORMAL (3)"][10:]) == 1  # 0.7
+    assert "threshold 0.5" in texts(figure)
+    png(figure)

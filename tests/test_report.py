@@ -42,7 +42,7 @@ def test_the_report_says_what_the_run_measured_and_loads_nothing(
     page = _Page()
     page.feed(mlflow.artifacts.load_text(f"runs:/{run.info.run_id}/report.html"))
     assert all(url.startswith("data:image/png;base64,") for url in page.loaded)
-    assert len(page.loaded) == 10
+    assert len(page.loaded) == 11
     metrics = run.data.metrics
     low, high = metrics["test/auc_low"], metrics["test/auc_high"]
     assert f"{metrics['test/auc']:.3f} ({low:.3f}–{high:.3f})" in page.text

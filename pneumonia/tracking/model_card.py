@@ -41,7 +41,7 @@ def model_card(
             f"{len(data.roles['test']):,} images, scored {_times(test.times_scored)} by runs of "
             "this tracking store. Intervals are 95 %, by bootstrap over patients.",
             _metrics(test),
-            figures=("confusion_test", "roc_test"),
+            figures=("confusion_test", "roc_test", "scores_test"),
         ),
         Section(
             "Subgroups",

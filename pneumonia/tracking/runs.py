@@ -165,19 +165,23 @@ class Run:
 
     def log_data_set(self, data: DataSet) -> None:
         """Log each role's images as a dataset input with its digest, and the counts."""
-        source = CodeDatasetSource(tags={"folder": str(data.root), "digest": data.digest})
-        inputs = []
-        for role in data.roles:
-            images = MetaDataset(source, f"{data.name}/{role}", data.role_digest(role))  # type: ignore[abstract]  # its profile is optional
-            entity = DatasetEntity(**images.to_dict())  # the client takes entities only
-            context = InputTag(MLFLOW_DATASET_CONTEXT, "training" if role == "train" else role)
-            inputs.append(DatasetInput(entity, [context]))
-        self.outbox.ask(lambda: self.outbox.client.log_inputs(self.id, inputs))
+        self.log_images(data.name, data.root, {role: data.role_digest(role) for role in data.roles})
         # Not under data/: where MLflow keeps parameters as files, ``data`` is one itself.
         counts = {f"dataset/{_key(key)}": value for key, value in data.counts().items()}
         self.log_parameters({**counts, "dataset/digest": data.digest})
         self.tag({"data.digest": data.digest})
         self.log_text(data.report(), "data.txt")
+
+    def log_images(self, name: str, root: Path, digests: Mapping[str, str]) -> None:
+        """Log the images of a data set as dataset inputs, by role with their digest."""
+        source = CodeDatasetSource(tags={"folder": str(root)})
+        inputs = []
+        for role, digest in digests.items():
+            images = MetaDataset(source, f"{name}/{role}", digest)  # type: ignore[abstract]  # its profile is optional
+            entity = DatasetEntity(**images.to_dict())  # the client takes entities only
+            context = InputTag(MLFLOW_DATASET_CONTEXT, "training" if role == "train" else role)
+            inputs.append(DatasetInput(entity, [context]))
+        self.outbox.ask(lambda: self.outbox.client.log_inputs(self.id, inputs))
 
     def tag(self, tags: Mapping[str, str]) -> None:
         """Set tags."""

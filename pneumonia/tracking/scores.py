@@ -23,6 +23,7 @@ from pneumonia.evaluation.intervals import Interval, bootstrap_intervals
 from pneumonia.evaluation.metrics import classification_metrics
 from pneumonia.evaluation.predict import predict_probabilities
 from pneumonia.evaluation.predictions import COLUMNS, Predictions, predictions_of
+from pneumonia.evaluation.score_figure import score_histogram
 from pneumonia.evaluation.subgroups import Subgroup, forest_plot, subgroups
 from pneumonia.networks.ensemble import member_layers
 from pneumonia.networks.registry import network_named
@@ -99,6 +100,8 @@ def log_scores(
         run.log_figure(confusion, f"confusion_{role}")
         curves = roc_and_precision_recall(truth, probability, title=title, threshold=threshold)
         run.log_figure(curves, f"roc_{role}")
+        scores = score_histogram(truth, probability, names, threshold=threshold, title=title)
+        run.log_figure(scores, f"scores_{role}")
         if role == "validation":
             return Scores(metrics)
         patients = [file.patient.key for file in images.files]

@@ -1,5 +1,6 @@
 """A registered model on labelled images, in a run of its own."""
 
+import math
 from dataclasses import replace
 
 from pneumonia.config.data import DataSettings, names
@@ -101,6 +102,16 @@ def evaluate_predictions(predictions: Predictions, threshold: float | None = Non
     )
 
 
+def _in_words(scores: Scores) -> str:
+    """The metrics asked for first, with their intervals."""
+    parts = []
+    for key in ("accuracy", "auc", "sensitivity", "specificity"):
+        if math.isfinite(value := scores.metrics[key]):  # one class has no AUC
+            low, high = scores.intervals[key]
+            parts.append(f"{key} **{value:.3f}** ({low:.3f}–{high:.3f})")
+    return ", ".join(parts)
+
+
 def class_folders_of(classes: str, class_names: tuple[str, str]) -> tuple[str, str]:
     """Tell which folder holds which class of a model, by name and not by position.
 
@@ -173,6 +184,7 @@ def evaluate_model(
     digest = summary.digest(files)
     run.log_parameters({"model_uri": model.uri, "data": str(root), "split": split})
     run.log_parameters({"dataset/digest": digest, "threshold": threshold})
+    run.log_images(root.name, root, {split: digest})
     run.tag({"model_uri": model.uri, "model.run_id": model.run_id or "", "data.digest": digest})
     images = images_of(files, cache)
     # A flat folder has no roles: all of it tests the model.
@@ -182,6 +194,8 @@ def evaluate_model(
     )
     if model.gate is not None:
         log_gate_rates(run, model.network, model.gate, images, role, device)
-    shown = ", ".join(f"{key} {value:.4f}" for key, value in scores.metrics.items())
-    run.set_description(f"`{model.uri}` on {split} of `{root}` ({len(files):,} images): {shown}\n")
+    run.set_description(
+        f"{_in_words(scores)}, at threshold {threshold:g}.\n\n`{model.uri}` on {split} of `{root}` "
+        f"({len(files):,} images), with 95 % intervals by bootstrap over patients.\n"
+    )
     return scores
