@@ -1,17 +1,14 @@
 """Finding the images of a data set, and the class each folder says they are of."""
 
-import hashlib
 import os
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from pneumonia.cores import available_cores
-from pneumonia.data.dicom import dicom_patient, is_dicom
+from pneumonia.data.contents import read_contents
 from pneumonia.data.file_types import SKIPPED_FOLDERS, why_skipped
 from pneumonia.data.layout import cannot_read, class_folders, is_folder, part_folders
 from pneumonia.data.patients import Patient, compile_pattern, identified_patient, patient_of
@@ -112,14 +109,11 @@ def image_files(
         keep_identifiers: As ``identified_patient`` takes it.
     """
     own_patient = partial(_own_patient, keep=keep_identifiers)
-    with ThreadPoolExecutor(max_workers=available_cores()) as threads:
-        contents = threads.map(_content, (file for _, _, file in labelled))
-        return [
-            ImageFile(file, part, label, patient or own_patient(file, identifier), digest)
-            for (part, label, file), patient, (digest, identifier) in zip(
-                labelled, patients, contents, strict=True
-            )
-        ]
+    contents = read_contents([file for _, _, file in labelled])
+    return [
+        ImageFile(file, part, label, patient or own_patient(file, content.patient), content.digest)
+        for (part, label, file), patient, content in zip(labelled, patients, contents, strict=True)
+    ]
 
 
 def describe_skipped(skipped: Counter[str]) -> str:
@@ -201,14 +195,3 @@ def _refuse_same_names(
                 "no X-rays, such as masks; where the folders are patients, tell them apart with "
                 "--patient-pattern"
             )
-
-
-def _content(file: Path) -> tuple[str, str]:
-    """The digest of a file's content, and the patient's id that it names, or empty."""
-    try:
-        content = file.read_bytes()
-    except OSError:
-        # Decoding meets the same error and makes it one of the unreadable images.
-        return hashlib.blake2b(os.fsencode(file), digest_size=16).hexdigest(), ""
-    digest = hashlib.blake2b(content, digest_size=16).hexdigest()
-    return digest, dicom_patient(content) if is_dicom(content) else ""
