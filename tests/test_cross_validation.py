@@ -4,7 +4,8 @@ import csv
 import os
 import re
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import mlflow
@@ -24,6 +25,22 @@ from pneumonia.tracking.models import load_model
 
 Cli = Callable[..., Result]
 QUICK = ("--network", "resnet34", "--image-size", "32", "--batch-size", "8")
+
+
+@contextmanager
+def interrupted_after(epochs: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Send SIGTERM to this process once so many epochs of folds are logged."""
+    calls = []
+
+    def interrupted(*arguments: object) -> None:
+        log_epoch(*arguments)  # type: ignore[arg-type]
+        calls.append(1)
+        if len(calls) == epochs:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(folds, "log_epoch", interrupted)
+        yield
 
 
 def out_of_fold(client: mlflow.MlflowClient, run_id: str, folder: Path) -> list[dict[str, str]]:
@@ -75,16 +92,7 @@ def test_a_stopped_cross_validation_goes_on_as_if_it_had_not_been(
 ) -> None:
     monkeypatch.setenv("PNEUMONIA_STATE", str(workplace / "state"))
     command = ("cross-validate", "--data", xrays, *QUICK, "--epochs", 2, "--folds", 2)
-    calls = []
-
-    def interrupted(*arguments: object) -> None:
-        log_epoch(*arguments)  # type: ignore[arg-type]
-        calls.append(1)
-        if len(calls) == 3:  # the first epoch of the second fold
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(folds, "log_epoch", interrupted)
+    with interrupted_after(3, monkeypatch):  # the first epoch of the second fold
         stopped = run_cli(*command)
     assert stopped.exit_code == 130
     client = mlflow.MlflowClient(f"sqlite:///{workplace}/mlflow.db")
@@ -168,16 +176,7 @@ def test_a_trial_scored_by_folds_has_their_mean_and_goes_on_after_an_interrupt(
 ) -> None:
     monkeypatch.setenv("PNEUMONIA_STATE", str(workplace / "state"))
     command = ("train", "--data", xrays, *QUICK, *SEARCH, "--trials", 2, "--pruner", "none")
-    calls = []
-
-    def interrupted(*arguments: object) -> None:
-        log_epoch(*arguments)  # type: ignore[arg-type]
-        calls.append(1)
-        if len(calls) == 4:  # the second fold of the second trial
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(folds, "log_epoch", interrupted)
+    with interrupted_after(4, monkeypatch):  # the second fold of the second trial
         stopped = run_cli(*command)
     assert stopped.exit_code == 130, stopped.stderr
     other = run_cli(*command, "--resume", "--folds", 3)

@@ -1,20 +1,19 @@
 """The folds of a cross-validation or of a trial: trained one after the other, a run each."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from pneumonia.config.training import TrainingSettings
 from pneumonia.data.cache import Progress
 from pneumonia.data.dataset import DataSet, Images, preprocessing_of
 from pneumonia.data.splits import patient_folds
+from pneumonia.tracking.cross_validation import Fold
 from pneumonia.tracking.epochs import checkpoint_of, log_best, log_epoch
 from pneumonia.tracking.lookup import final_metrics
 from pneumonia.tracking.run_lifecycle import children_of, continue_run
@@ -23,25 +22,6 @@ from pneumonia.training.loop import train
 from pneumonia.training.setup import build_network
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class TrainedFold:
-    """A fold that is trained.
-
-    Attributes:
-        run: Its run.
-        images: Those it was trained on, ``train``, and those held out, ``validation``.
-        held_out: Positions of the latter in the pool, int64 (n,).
-        best: Validation metrics of its best epoch by name, at a threshold of 0.5.
-        network: Its network, where networks are kept.
-    """
-
-    run: Run
-    images: Mapping[str, Images]
-    held_out: NDArray[np.int64]
-    best: Mapping[str, float]
-    network: nn.Module | None
 
 
 def pool_of(data: DataSet, settings: TrainingSettings, progress: Progress | None) -> Images:
@@ -65,7 +45,7 @@ def train_folds(
     *,
     keep_networks: bool,
     progress: Progress | None = None,
-) -> Iterator[TrainedFold]:
+) -> Iterator[Fold]:
     """Train once a fold. A fold that a stopped process has trained, or begun, is not begun anew.
 
     A fold's run has the metrics of its epochs and of its best epoch, as any run that trained.
@@ -95,7 +75,7 @@ def train_folds(
         if child and child.status == "FINISHED" and (child.has_checkpoint() or not keep_networks):
             log.info("%s is trained already", child.name)
             network = _network_of(child, settings) if keep_networks else None
-            yield TrainedFold(child, images, held_out, _best_of(child), network)
+            yield Fold(child, images, held_out, _best_of(child), network)
             continue
         name = "-".join(filter(None, (settings.network, parent.label, f"f{number}")))
         child = continue_run(child.id) if child else parent.child(name, {"fold": str(number)})
@@ -115,7 +95,7 @@ def train_folds(
             for key, value in trained.best.items()
             if key.startswith("val/")
         }
-        yield TrainedFold(child, images, held_out, best, trained.network)
+        yield Fold(child, images, held_out, best, trained.network)
 
 
 def _network_of(child: Run, settings: TrainingSettings) -> nn.Module:

@@ -76,13 +76,7 @@ def validated(
     Raises:
         DeviceError: The device is out of memory.
     """
-    uncalibrated = ModelConfig(
-        settings.network,
-        settings.image_size,
-        settings.resize,
-        data.settings.class_names,
-        members=members,
-    )
+    uncalibrated = ModelConfig.uncalibrated(settings, data.settings.class_names, members)
     measured = measure(network, images["validation"], settings)
     title = f"validation ({len(measured.truth):,} images)"
     config, point, stress = log_operating_point(

@@ -37,17 +37,15 @@ class Fold:
     Attributes:
         run: Its run.
         images: Those it was trained on, ``train``, and those held out, ``validation``.
-        held_out: Positions of the latter in the whole, int64 (n,).
-        best: Validation metrics of its best epoch, at a threshold of 0.5.
-        measured: What its network says of the images held out.
-        network: Its network, where it is needed further.
+        held_out: Positions of the latter in the pool of all folds, int64 (n,).
+        best: Validation metrics of its best epoch by name, at a threshold of 0.5.
+        network: Its network, where networks are kept.
     """
 
     run: Run
     images: Mapping[str, Images]
     held_out: NDArray[np.int64]
     best: Mapping[str, float]
-    measured: Measured
     network: nn.Module | None
 
 
@@ -94,6 +92,7 @@ def log_cross_validation(
     pool: Images,
     test_images: Images,
     folds: Sequence[Fold],
+    said: Sequence[Measured],
 ) -> CrossValidation:
     """Log what the folds come to, and the ensemble of their networks if it is to be registered.
 
@@ -111,18 +110,13 @@ def log_cross_validation(
         pool: The images of all folds.
         test_images: The test images, which only the ensemble is scored on.
         folds: The folds.
+        said: What the network of each says of the images held out.
     """
     settings = run_config.experiment.training
-    measured = _out_of_fold(pool, folds)
+    measured = _out_of_fold(pool, folds, said)
     title = f"out of fold ({len(pool):,} images)"
     members = len(folds)
-    uncalibrated = ModelConfig(
-        settings.network,
-        settings.image_size,
-        settings.resize,
-        data.settings.class_names,
-        members=members,
-    )
+    uncalibrated = ModelConfig.uncalibrated(settings, data.settings.class_names, members)
     config, point, stress = log_operating_point(
         run, uncalibrated, measured, settings.threshold, title
     )
@@ -136,16 +130,16 @@ def log_cross_validation(
     return CrossValidation(metrics, point.threshold, point.interval, point.rule, result)
 
 
-def _out_of_fold(pool: Images, folds: Sequence[Fold]) -> Measured:
+def _out_of_fold(pool: Images, folds: Sequence[Fold], said: Sequence[Measured]) -> Measured:
     """What was said of each image by the network that did not see its patient."""
     clean = np.full(len(pool), np.nan)
-    for fold in folds:
-        clean[fold.held_out] = fold.measured.clean
+    for fold, of_fold in zip(folds, said, strict=True):
+        clean[fold.held_out] = of_fold.clean
     return Measured(
         pool.labels.cpu().numpy(),
         [file.patient.key for file in pool.files],
         clean,
-        StressTest.joined([fold.measured.stress for fold in folds]),
+        StressTest.joined([of_fold.stress for of_fold in said]),
     )
 
 

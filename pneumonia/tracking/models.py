@@ -18,6 +18,7 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 from torch import nn
 
+from pneumonia.config.training import TrainingSettings
 from pneumonia.data.decode import Preprocessing
 from pneumonia.errors import ModelError, UsageError, nearest
 from pneumonia.evaluation.conformal import Calibration
@@ -61,6 +62,15 @@ class ModelConfig:
     prevalence: float = 0.5
     calibration: Calibration = ((), ())
     members: int = 1
+
+    @classmethod
+    def uncalibrated(
+        cls, settings: TrainingSettings, class_names: tuple[str, str], members: int = 1
+    ) -> "ModelConfig":
+        """The configuration of what the settings train, before its threshold is chosen."""
+        return cls(
+            settings.network, settings.image_size, settings.resize, class_names, members=members
+        )
 
     @property
     def title(self) -> str:

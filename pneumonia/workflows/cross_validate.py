@@ -1,6 +1,7 @@
 """Cross-validation: folds stratified by class and grouped by patient, one child run each."""
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 from pneumonia.config.experiment import load_experiment
@@ -9,7 +10,7 @@ from pneumonia.data.cache import Progress
 from pneumonia.data.dataset import DataSet, preprocessing_of
 from pneumonia.errors import CheckError, UsageError
 from pneumonia.search.folds import pool_of, train_folds
-from pneumonia.tracking.cross_validation import CrossValidation, Fold, log_cross_validation
+from pneumonia.tracking.cross_validation import CrossValidation, log_cross_validation
 from pneumonia.tracking.operating_point import measure
 from pneumonia.tracking.run_config import (
     RunConfig,
@@ -133,18 +134,18 @@ def _cross_validate(
 ) -> CrossValidation:
     """Train the folds that are not trained yet, and log what all come to."""
     settings, n_folds = run_config.experiment.training, run_config.search.folds
+    register = run_config.register_winner
     log_run_config(run, run_config, data)
     pool = pool_of(data, settings, progress)
-    folds = []
+    folds, said = [], []
     for fold in train_folds(
         run, settings, data, pool, n_folds, keep_networks=True, progress=progress
     ):
         assert fold.network is not None
-        measured = measure(fold.network, fold.images["validation"], settings)
-        network = fold.network.cpu() if run_config.register_winner else None
-        folds.append(Fold(fold.run, fold.images, fold.held_out, fold.best, measured, network))
+        said.append(measure(fold.network, fold.images["validation"], settings))
+        folds.append(replace(fold, network=fold.network.cpu() if register else None))
     test_images = data.open(preprocessing_of(settings))["test"]
-    result = log_cross_validation(run, run_config, data, pool, test_images, folds)
+    result = log_cross_validation(run, run_config, data, pool, test_images, folds, said)
     for kept in folds:  # last, for a resumed run reads them
         if kept.run.has_checkpoint():
             kept.run.drop_checkpoint()
