@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -120,6 +121,28 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     connect(f"sqlite:///{folder}/mlflow.db")
     _forget_store()  # else another fixture's model is registered in this one
     return folder / "mlflow.db"
+
+
+@pytest.fixture
+def interrupt_epoch(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Interrupt this process once, after it has reported so many epochs."""
+    from pneumonia.search import worker
+    from pneumonia.tracking import training
+    from pneumonia.tracking.epochs import log_epoch
+
+    def interrupt(number: int) -> None:
+        calls = []
+
+        def interrupted(*arguments: object) -> None:
+            log_epoch(*arguments)  # type: ignore[arg-type]
+            calls.append(1)
+            if len(calls) == number:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        for module in (training, worker):
+            monkeypatch.setattr(module, "log_epoch", interrupted)
+
+    return interrupt
 
 
 @pytest.fixture(scope="session")

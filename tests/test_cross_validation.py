@@ -1,11 +1,8 @@
 """Cross-validation: out-of-fold scores, resuming, and the ensemble of the folds' networks."""
 
 import csv
-import os
 import re
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import mlflow
@@ -18,29 +15,11 @@ from optuna.trial import TrialState
 from sklearn.metrics import roc_auc_score
 
 from pneumonia.evaluation.metrics import classification_metrics
-from pneumonia.search import folds
-from pneumonia.tracking.epochs import log_epoch
 from pneumonia.tracking.local_state import kept_runs
 from pneumonia.tracking.models import load_model
 
 Cli = Callable[..., Result]
 QUICK = ("--network", "resnet34", "--image-size", "32", "--batch-size", "8")
-
-
-@contextmanager
-def interrupted_after(epochs: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Send SIGTERM to this process once so many epochs of folds are logged."""
-    calls = []
-
-    def interrupted(*arguments: object) -> None:
-        log_epoch(*arguments)  # type: ignore[arg-type]
-        calls.append(1)
-        if len(calls) == epochs:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(folds, "log_epoch", interrupted)
-        yield
 
 
 def out_of_fold(client: mlflow.MlflowClient, run_id: str, folder: Path) -> list[dict[str, str]]:
@@ -88,12 +67,16 @@ def test_cross_validation_scores_every_image_out_of_fold(
 
 
 def test_a_stopped_cross_validation_goes_on_as_if_it_had_not_been(
-    workplace: Path, xrays: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch
+    workplace: Path,
+    xrays: Path,
+    run_cli: Cli,
+    interrupt_epoch: Callable[[int], None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("PNEUMONIA_STATE", str(workplace / "state"))
     command = ("cross-validate", "--data", xrays, *QUICK, "--epochs", 2, "--folds", 2)
-    with interrupted_after(3, monkeypatch):  # the first epoch of the second fold
-        stopped = run_cli(*command)
+    interrupt_epoch(3)  # the first epoch of the second fold
+    stopped = run_cli(*command)
     assert stopped.exit_code == 130
     client = mlflow.MlflowClient(f"sqlite:///{workplace}/mlflow.db")
     begun = client.search_runs(["0"])
@@ -171,20 +154,31 @@ SEARCH = ("--epochs", 1, "--folds", 2, "--study", "night")
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("epochs", "said"),
+    [(4, "t001-f0 is trained already"), (5, "continuing after epoch 1")],
+    ids=["in the second fold of the second trial", "while the winner is trained"],
+)
 def test_a_trial_scored_by_folds_has_their_mean_and_goes_on_after_an_interrupt(
-    workplace: Path, xrays: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch
+    epochs: int,
+    said: str,
+    workplace: Path,
+    xrays: Path,
+    run_cli: Cli,
+    interrupt_epoch: Callable[[int], None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("PNEUMONIA_STATE", str(workplace / "state"))
     command = ("train", "--data", xrays, *QUICK, *SEARCH, "--trials", 2, "--pruner", "none")
-    with interrupted_after(4, monkeypatch):  # the second fold of the second trial
-        stopped = run_cli(*command)
+    interrupt_epoch(epochs)
+    stopped = run_cli(*command)
     assert stopped.exit_code == 130, stopped.stderr
     other = run_cli(*command, "--resume", "--folds", 3)
     assert other.exit_code == 2
     assert "was begun with folds 2, not 3" in other.stderr
     resumed = run_cli(*command, "--resume")
     assert resumed.exit_code == 0, resumed.stderr
-    assert "t001-f0 is trained already" in resumed.stderr
+    assert said in resumed.stderr
     client = mlflow.MlflowClient(f"sqlite:///{workplace}/mlflow.db")
     runs = client.search_runs(["0"])
     assert len(runs) == 1 + 2 + 4

@@ -59,7 +59,7 @@ def test_each_split_is_scored_under_its_own_name(
     role = "test" if split == "test" else f"{split}_split"
     (scored,) = [entry.dataset for entry in run.inputs.dataset_inputs]
     assert (scored.name, scored.digest) == (f"xrays/{split}", run.data.params["dataset/digest"])
-    value = f"accuracy **{run.data.metrics[f'{role}/accuracy']:.3f}** ("
+    value = f"accuracy {run.data.metrics[f'{role}/accuracy']:.3f} ("
     assert run.data.tags["mlflow.note.content"].startswith(value)
     assert run.data.metrics[f"{role}/accuracy"] == pytest.approx(accuracy(model, xrays / split))
     assert {key.partition("/")[0] for key in run.data.metrics} == {role}

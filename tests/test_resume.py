@@ -141,33 +141,20 @@ def test_a_checkpoint_of_other_settings_or_damaged_is_refused(
     assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pt"]
 
 
-def interrupt_epoch(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    """Interrupt the process once, while it reports an epoch for the n-th time."""
-    from pneumonia.search import worker
-    from pneumonia.tracking.epochs import log_epoch
-    from pneumonia.workflows import train as workflow
-
-    calls = []
-
-    def interrupted(*arguments: object) -> None:
-        log_epoch(*arguments)  # type: ignore[arg-type]
-        calls.append(1)
-        if len(calls) == number:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    for module in (workflow, worker):
-        monkeypatch.setattr(module, "log_epoch", interrupted)
-
-
 def steps_of(client: mlflow.MlflowClient, run_id: str) -> dict[str, list[int]]:
     metrics = client.get_run(run_id).data.metrics
     return {key: [m.step for m in client.get_metric_history(run_id, key)] for key in metrics}
 
 
 def test_a_stopped_run_goes_on_in_the_same_run(
-    workplace: Path, state: Path, xrays: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch
+    workplace: Path,
+    state: Path,
+    xrays: Path,
+    run_cli: Cli,
+    interrupt_epoch: Callable[[int], None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    interrupt_epoch(monkeypatch, 1)
+    interrupt_epoch(1)
     stopped = run_cli("train", "--data", xrays, *QUICK)
     assert stopped.exit_code == 130
     client = mlflow.MlflowClient(f"sqlite:///{workplace}/mlflow.db")
@@ -199,9 +186,9 @@ def test_a_stopped_run_goes_on_in_the_same_run(
 @pytest.mark.slow
 @pytest.mark.usefixtures("state")
 def test_a_search_that_was_stopped_goes_on_in_the_same_trial(
-    workplace: Path, xrays: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch
+    workplace: Path, xrays: Path, run_cli: Cli, interrupt_epoch: Callable[[int], None]
 ) -> None:
-    interrupt_epoch(monkeypatch, 3)  # the first epoch of the second trial
+    interrupt_epoch(3)  # the first epoch of the second trial
     search = ("--trials", 2, "--study", "night", "--pruner", "none")
     stopped = run_cli("train", "--data", xrays, *QUICK, *search)
     assert stopped.exit_code == 130, stopped.stderr

@@ -50,7 +50,6 @@ def cross_validate(resume: str, dry_run: bool, as_json: bool, **options: Any) ->
     if resume:
         refuse_options_beside_resume("tracking_uri", "as_json")
     elif dry_run:
-        del options["register"]
         print_estimate(given(options), as_json=as_json)
         return
     from pneumonia.workflows import cross_validate as workflow

@@ -61,9 +61,10 @@ class ErrorReportingGroup(click.Group):
                 stream.reconfigure(errors="surrogateescape")
         log = logging.getLogger("pneumonia")
         log.handlers = [LogHandler(sys.stderr)]
-        levels = {"quiet": logging.WARNING, "verbose": logging.DEBUG}
-        asked = next((levels[name] for name in levels if ctx.params.get(name)), logging.INFO)
-        log.setLevel(asked)
+        if ctx.params.get("quiet"):
+            log.setLevel(logging.WARNING)
+        else:
+            log.setLevel(logging.DEBUG if ctx.params.get("verbose") else logging.INFO)
         log.propagate = False
         try:
             return super().invoke(ctx)

@@ -1,9 +1,9 @@
 """What image files hold: a digest, and the patient that a DICOM file names.
 
 Files that have not changed since they were read are not read again. A file is known by its path,
-device, inode, size, and the times of its last change. The time of the inode's change (ctime) is one
-that no program can set, so that a file whose content was replaced is read anew even if its size and
-modification time are as before. What is stored names no file and no patient.
+device, inode, size, and the times of its last change. Programs can set the modification time, but
+not that of the inode's change (ctime): a file whose content was replaced is read anew even if its
+size and modification time are as before. What is stored names no file and no patient.
 """
 
 import hashlib
@@ -47,11 +47,10 @@ class Content:
 
 
 def read_contents(files: Sequence[Path]) -> list[Content]:
-    """Read those of the files that are new or changed; DICOM files always, for their patient."""
+    """Read those of the files that are new or changed, and those that name a patient."""
     folder = default_folder()
     keys = [_key(file) for file in files]
     known = _known_digests(folder, filter(None, keys))
-
     unknown = [place for place, key in enumerate(keys) if key not in known]
     with ThreadPoolExecutor(max_workers=available_cores()) as threads:
         read = dict(zip(unknown, threads.map(_read, (files[p] for p in unknown)), strict=True))

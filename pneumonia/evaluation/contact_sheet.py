@@ -1,5 +1,6 @@
 """Pairs of images side by side, for a person to judge whether they are one picture."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -50,7 +51,7 @@ def contact_sheet(pairs: Sequence[SheetPair], *, title: str) -> Figure:
     """
     if not pairs:
         return sentence_figure("No two files show one picture.", title)
-    rows = -(-len(pairs) // _COLUMNS)
+    rows = math.ceil(len(pairs) / _COLUMNS)
     figure = blank_figure(_WIDTH, 0.6 + rows * _ROW_HEIGHT, title)
     grid = figure.subplots(rows, 2 * _COLUMNS, squeeze=False)
     for axes in grid.flat:

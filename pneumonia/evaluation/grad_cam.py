@@ -43,7 +43,7 @@ def grad_cam(
             logits = network(pixels)  # (B, 2)
             # Against the other class: adding a constant to both logits changes no decision.
             (logits[:, target] - logits[:, 1 - target]).sum().backward()
-    heat = functional.relu(sum(map(_weighted, kept), torch.zeros(())))  # (B, 1, h, w)
+    heat = functional.relu(torch.stack([_weighted(of) for of in kept]).sum(dim=0))  # (B, 1, h, w)
     heat = functional.interpolate(heat, grey.shape[1:], mode="bilinear", align_corners=False)
     highest = heat.amax(dim=(2, 3), keepdim=True)
     scaled = torch.where(highest > 0, heat / highest.clamp_min(1e-12), 0.0)

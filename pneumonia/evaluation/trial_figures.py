@@ -93,7 +93,7 @@ def slices(trials: Sequence[TrialShown], best: int, *, metric: str) -> Figure:
     if not names:
         return sentence_figure("No trial is complete, so there are no settings to compare.")
     columns = min(_COLUMNS, len(names))
-    rows = -(-len(names) // columns)
+    rows = math.ceil(len(names) / columns)
     title = f"{shorten(metric, 40)} of {len(complete):,} complete trials, by their settings"
     figure = blank_figure(10, 0.6 + 2.7 * rows, title)
     grid = figure.subplots(rows, columns, squeeze=False, sharey=True)

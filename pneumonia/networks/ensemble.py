@@ -3,6 +3,7 @@
 This module's source travels with every logged model: it imports nothing of this package.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -19,7 +20,7 @@ class Ensemble(nn.Module):
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """Logarithms of the mean probabilities, which are logits of these, (B, 2)."""
         each = torch.stack([member(pixels).float().log_softmax(dim=1) for member in self.members])
-        mean: torch.Tensor = each.logsumexp(dim=0) - torch.tensor(float(len(each))).log()
+        mean: torch.Tensor = each.logsumexp(dim=0) - math.log(len(self.members))
         return mean
 
 

@@ -19,8 +19,6 @@ from pneumonia.errors import DataError
 from pneumonia.evaluation.gallery import overlay
 from pneumonia.evaluation.grad_cam import grad_cam
 from pneumonia.files import atomic_write
-from pneumonia.networks.ensemble import member_layers
-from pneumonia.networks.registry import network_named
 from pneumonia.prediction.batch import SCORED, Row, score
 from pneumonia.prediction.dicom_report import check_installed, write_dicom_results
 from pneumonia.prediction.paths import file_named
@@ -46,11 +44,10 @@ def heat_map(model: LoadedModel, encoded: bytes) -> NDArray[np.uint8]:
         UnreadableImageError: It cannot be decoded.
     """
     preprocessing = model.config.preprocessing
-    layers = member_layers(network_named(model.config.network).cam_layer, model.config.members)
     device = next(model.network.parameters()).device
     grey = torch.from_numpy(decode(encoded, preprocessing).copy()).unsqueeze(0)  # (1, H, W)
     with out_of_memory_as_error(device, "free its memory"):
-        heat = grad_cam(model.network, layers, grey.to(device))[0]  # (H, W)
+        heat = grad_cam(model.network, model.config.cam_layers, grey.to(device))[0]  # (H, W)
     shown = replace(preprocessing, image_size=max(_LEAST_SIDE, preprocessing.image_size))
     return overlay(decode(encoded, shown), heat)
 

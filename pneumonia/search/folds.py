@@ -4,22 +4,19 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 
 import torch
-from torch import nn
 
 from pneumonia.config.training import TrainingSettings
 from pneumonia.data.cache import Progress
 from pneumonia.data.dataset import DataSet, Images, preprocessing_of
 from pneumonia.data.splits import patient_folds
 from pneumonia.tracking.cross_validation import Fold
-from pneumonia.tracking.epochs import checkpoint_of, log_best, log_epoch
+from pneumonia.tracking.epochs import log_best
 from pneumonia.tracking.lookup import final_metrics
 from pneumonia.tracking.run_lifecycle import children_of, continue_run
 from pneumonia.tracking.runs import Run
-from pneumonia.training.loop import train
-from pneumonia.training.setup import build_network
+from pneumonia.tracking.training import read_network, train_in_run
 
 log = logging.getLogger(__name__)
 
@@ -74,19 +71,13 @@ def train_folds(
         child = children.get(str(number))
         if child and child.status == "FINISHED" and (child.has_checkpoint() or not keep_networks):
             log.info("%s is trained already", child.name)
-            network = _network_of(child, settings) if keep_networks else None
+            network = read_network(child, settings) if keep_networks else None
             yield Fold(child, images, held_out, _best_of(child), network)
             continue
         name = "-".join(filter(None, (settings.network, parent.label, f"f{number}")))
         child = continue_run(child.id) if child else parent.child(name, {"fold": str(number)})
         with _ending(child):
-            trained = train(
-                settings,
-                images,
-                partial(log_epoch, child, settings),
-                checkpoint_of(child, settings, data),
-                progress=progress,
-            )
+            trained = train_in_run(child, settings, data, images, progress)
             log_best(child, trained.best)
             if keep_networks:
                 child.log_checkpoint(trained.network.state_dict(), data.settings.class_names)
@@ -95,13 +86,7 @@ def train_folds(
             for key, value in trained.best.items()
             if key.startswith("val/")
         }
-        yield Fold(child, images, held_out, best, trained.network)
-
-
-def _network_of(child: Run, settings: TrainingSettings) -> nn.Module:
-    network = build_network(settings)
-    network.load_state_dict(child.read_checkpoint())
-    return network.to(memory_format=torch.channels_last).eval()
+        yield Fold(child, images, held_out, best, trained.network if keep_networks else None)
 
 
 def _best_of(child: Run) -> dict[str, float]:

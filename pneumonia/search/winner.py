@@ -3,10 +3,8 @@
 import logging
 import time
 from collections.abc import Mapping
-from functools import partial
 
 import optuna
-import torch
 from optuna.trial import FrozenTrial, TrialState
 
 from pneumonia.config.training import TrainingSettings
@@ -19,13 +17,12 @@ from pneumonia.search.queue import TrialQueue
 from pneumonia.search.report import count_states, importances_of, result_of, trials_table
 from pneumonia.search.study import RESULT, RUN
 from pneumonia.search.trials import number_of, reason_of, state_of
-from pneumonia.tracking.epochs import checkpoint_of, log_epoch
 from pneumonia.tracking.local_state import LocalState
 from pneumonia.tracking.results import TrainingResult, description, log_result
 from pneumonia.tracking.run_config import RunConfig
 from pneumonia.tracking.runs import Run, find_run
-from pneumonia.training.loop import Trained, train
-from pneumonia.training.setup import build_network
+from pneumonia.tracking.training import read_network, train_in_run
+from pneumonia.training.loop import Trained
 
 log = logging.getLogger(__name__)
 
@@ -99,10 +96,7 @@ def _log_winner(
     importances = importances_of(queue.study)
     _log_figures(run, trials, importances, settings, number_of(winner), run_config.search.folds)
     images = data.open(preprocessing_of(settings), progress)
-    if run_config.search.folds > 1:
-        trained = _train(run, settings, data, images, progress)
-    else:
-        trained = _trained(child, settings, winner)
+    trained = _trained(run, run_config, data, images, winner, progress)
     result = log_result(
         run, data, images, settings, trained, register_winner=run_config.register_winner
     )
@@ -115,33 +109,24 @@ def _log_winner(
     return result
 
 
-def _trained(child: Run, settings: TrainingSettings, winner: FrozenTrial) -> Trained:
-    """The winner as it was trained, from its checkpoint."""
-    network = build_network(settings)
-    network.load_state_dict(child.read_checkpoint())
-    network.to(memory_format=torch.channels_last)
-    attributes = winner.user_attrs
-    return Trained(network.eval(), attributes["history"], attributes["best_epoch"], [])
-
-
-def _train(
+def _trained(
     run: Run,
-    settings: TrainingSettings,
+    run_config: RunConfig,
     data: DataSet,
     images: Mapping[str, Images],
+    winner: FrozenTrial,
     progress: Progress | None,
 ) -> Trained:
-    """Train the winner of trials that were scored by folds, on the split as it is."""
-    log.info("training the winner on the training images, in the search's own run")
-    trained = train(
-        settings,
-        images,
-        partial(log_epoch, run, settings),
-        checkpoint_of(run, settings, data),
-        progress=progress,
-    )
-    run.log_checkpoint(trained.network.state_dict(), data.settings.class_names)
-    return trained
+    """The winner as it was trained; trained now where trials were scored by folds."""
+    settings = run_config.experiment.training.with_values(**winner.params)
+    if run_config.search.folds > 1:
+        log.info("training the winner on the training images, in the search's own run")
+        trained = train_in_run(run, settings, data, images, progress)
+        run.log_checkpoint(trained.network.state_dict(), data.settings.class_names)
+        return trained
+    attributes = winner.user_attrs
+    network = read_network(find_run(attributes["run_id"]), settings)
+    return Trained(network, attributes["history"], attributes["best_epoch"], [])
 
 
 def _deliver_leftovers(run: Run, trials: list[FrozenTrial]) -> None:

@@ -25,6 +25,7 @@ from pneumonia.tracking.local_state import LocalState
 from pneumonia.tracking.run_config import RunConfig
 from pneumonia.tracking.run_lifecycle import continue_run, left_running
 from pneumonia.tracking.runs import Run, find_run
+from pneumonia.tracking.training import log_remarks
 from pneumonia.training.checkpoint import Epoch
 from pneumonia.training.loop import Trained, train
 
@@ -118,7 +119,7 @@ class Worker:
         return settings
 
     def _score_by_folds(self, trial: optuna.Trial, child: Run, settings: TrainingSettings) -> float:
-        """Train once a fold; returns the mean over folds, which no network is kept of."""
+        """Train once a fold; returns the mean over folds. No network is kept."""
         pool = pool_of(self.data, settings, self.progress)
         done: list[Mapping[str, float]] = []
         mean: dict[str, float] = {}
@@ -169,8 +170,7 @@ class Worker:
         images = self.data.open(preprocessing_of(settings), self.progress)
         checkpoint = checkpoint_of(child, settings, self.data)
         trained = train(settings, images, on_epoch, checkpoint, progress=self.progress)
-        if trained.remarks:
-            child.log_text("\n".join(trained.remarks) + "\n", "weights.txt")
+        log_remarks(child, trained)
         if not math.isfinite(trained.best[f"val/{self.metric}"]):
             raise TrainingError(f"validation {self.metric} was never a number")
         trial.set_user_attr("history", trained.history)

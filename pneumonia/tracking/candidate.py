@@ -8,11 +8,9 @@ import torch
 from pneumonia.config.training import TrainingSettings
 from pneumonia.data.dataset import DataSet, Images
 from pneumonia.evaluation.gate import Gate
-from pneumonia.evaluation.operating_point import OperatingPoint
-from pneumonia.evaluation.stress import StressTest
 from pneumonia.tracking.input_gate import fitted_gate
 from pneumonia.tracking.models import ModelConfig
-from pneumonia.tracking.operating_point import log_operating_point, measure
+from pneumonia.tracking.operating_point import Calibrated, log_operating_point, measure
 from pneumonia.tracking.runs import Run
 from pneumonia.tracking.scores import log_scores
 
@@ -23,9 +21,7 @@ class Candidate:
 
     Attributes:
         network: The network.
-        config: Its configuration.
-        point: How its threshold was chosen.
-        stress: Its stress test, calibrated.
+        calibrated: Its configuration, how its threshold was chosen, and its stress test.
         gate: Its input gate.
         validation: Its validation metrics: at its threshold, but for the one that chose it.
         digest: Of the validation images.
@@ -35,9 +31,7 @@ class Candidate:
     """
 
     network: torch.nn.Module
-    config: ModelConfig
-    point: OperatingPoint
-    stress: StressTest
+    calibrated: Calibrated
     gate: Gate
     validation: Mapping[str, float]
     digest: str
@@ -79,21 +73,18 @@ def validated(
     uncalibrated = ModelConfig.uncalibrated(settings, data.settings.class_names, members)
     measured = measure(network, images["validation"], settings)
     title = f"validation ({len(measured.truth):,} images)"
-    config, point, stress = log_operating_point(
-        run, uncalibrated, measured, settings.threshold, title
-    )
+    calibrated = log_operating_point(run, uncalibrated, measured, settings.threshold, title)
+    config = calibrated.config
     gate = fitted_gate(network, images, config, settings.device)
     scores = log_scores(run, network, config, images["validation"], "validation", settings.device)
     value = measured.metric(settings.metric) if chosen_by is None else chosen_by
     return Candidate(
         network,
-        config,
-        point,
-        stress,
+        calibrated,
         gate,
-        {**scores.metrics, settings.metric: value},
-        data.role_digest("validation"),
-        origin,
-        command,
-        step,
+        validation={**scores.metrics, settings.metric: value},
+        digest=data.role_digest("validation"),
+        origin=origin,
+        command=command,
+        step=step,
     )

@@ -22,7 +22,7 @@ from pneumonia.networks.ensemble import Ensemble
 from pneumonia.tracking.candidate import Candidate
 from pneumonia.tracking.input_gate import fitted_gate
 from pneumonia.tracking.models import ModelConfig
-from pneumonia.tracking.operating_point import Measured, log_operating_point
+from pneumonia.tracking.operating_point import Calibrated, Measured, log_operating_point
 from pneumonia.tracking.results import TrainingResult, log_candidate
 from pneumonia.tracking.run_config import RunConfig
 from pneumonia.tracking.runs import Run
@@ -117,14 +117,13 @@ def log_cross_validation(
     title = f"out of fold ({len(pool):,} images)"
     members = len(folds)
     uncalibrated = ModelConfig.uncalibrated(settings, data.settings.class_names, members)
-    config, point, stress = log_operating_point(
-        run, uncalibrated, measured, settings.threshold, title
-    )
+    calibrated = log_operating_point(run, uncalibrated, measured, settings.threshold, title)
+    point = calibrated.point
     metrics = _log_metrics(run, measured, folds)
-    _log_predictions(run, data, pool, measured, config, folds, title)
+    _log_predictions(run, data, pool, measured, calibrated.config, folds, title)
     result = None
     if run_config.register_winner:
-        candidate = _ensemble(run_config, data, pool, measured, folds, config, point, stress)
+        candidate = _ensemble(run_config, data, pool, measured, folds, calibrated)
         result = log_candidate(run, data, test_images, settings, candidate, register_winner=True)
     _describe(run, data, metrics, point, result, members)
     return CrossValidation(metrics, point.threshold, point.interval, point.rule, result)
@@ -150,7 +149,7 @@ def _log_metrics(run: Run, measured: Measured, folds: Sequence[Fold]) -> dict[st
     for key, pooled in classification_metrics(truth, probability).items():
         of_folds = [fold.best.get(key, np.nan) for fold in folds]
         mean, deviation = float(np.mean(of_folds)), float(np.std(of_folds, ddof=1))
-        low, high = intervals.get(key, (np.nan, np.nan))
+        low, high = intervals[key]
         metrics[key] = Pooled(mean, deviation, pooled, (low, high))
         run.log_metrics({f"cv/{key}_mean": mean, f"cv/{key}_sd": deviation, f"best/{key}": mean})
         run.log_metrics({f"cv/{key}_pooled": pooled, f"cv/{key}_low": low, f"cv/{key}_high": high})
@@ -185,29 +184,25 @@ def _ensemble(
     pool: Images,
     measured: Measured,
     folds: Sequence[Fold],
-    config: ModelConfig,
-    point: OperatingPoint,
-    stress: StressTest,
+    calibrated: Calibrated,
 ) -> Candidate:
     """The ensemble of the folds' networks, with the threshold and temperature out of fold."""
-    settings = run_config.experiment.training
+    settings, config = run_config.experiment.training, calibrated.config
     network = Ensemble([fold.network for fold in folds if fold.network is not None]).eval()
     # No image is new to all members; the gate looks at the first one, and its own images.
     gate = fitted_gate(network, folds[0].images, config, settings.device)
     probability = scaled(measured.clean, config.temperature)
-    validation = classification_metrics(measured.truth, probability, point.threshold)
+    validation = classification_metrics(measured.truth, probability, config.threshold)
     return Candidate(
         network,
-        config,
-        point,
-        stress,
+        calibrated,
         gate,
-        {**validation, settings.metric: measured.metric(settings.metric)},
-        summary.digest(pool.files),
-        f"It answers with the mean probability of the networks of {len(folds)} folds. Threshold, "
-        "temperature and stress test are those of the single networks on the images out of their "
-        "folds.",
-        [
+        validation={**validation, settings.metric: measured.metric(settings.metric)},
+        digest=summary.digest(pool.files),
+        origin=f"It answers with the mean probability of the networks of {len(folds)} folds. "
+        "Threshold, temperature and stress test are those of the single networks on the images out "
+        "of their folds.",
+        command=[
             *("cross-validate", "--register", "true", "--folds", str(len(folds))),
             *data.settings.options(),
             *settings.options(),

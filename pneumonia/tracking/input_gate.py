@@ -7,8 +7,6 @@ import torch
 from pneumonia.data.dataset import Images
 from pneumonia.evaluation.gate import Gate
 from pneumonia.evaluation.gate_fitting import fit_gate, gate_rates
-from pneumonia.networks.ensemble import member_layers
-from pneumonia.networks.registry import network_named
 from pneumonia.tracking.models import ModelConfig
 from pneumonia.tracking.runs import Run
 from pneumonia.training.device import choose_engine, out_of_memory_as_error
@@ -29,10 +27,9 @@ def fitted_gate(
         DeviceError: The device is out of memory.
     """
     engine = choose_engine(device, "fp32")
-    layer = member_layers(network_named(config.network).gate_layer, config.members)[0]
     with out_of_memory_as_error(engine.device, "use --device cpu"):
         network.to(engine.device).eval()
-        return fit_gate(network, layer, images["train"], images["validation"], engine)
+        return fit_gate(network, config.gate_layer, images["train"], images["validation"], engine)
 
 
 def log_gate_rates(

@@ -33,7 +33,7 @@ def model_card(
         rejected: Share of the test images that its gate rejects.
         warning: What makes the results doubtful; may be empty.
     """
-    config, point = candidate.config, candidate.point
+    config, point = candidate.calibrated.config, candidate.calibrated.point
     return [
         _purpose(config, data, rejected, warning),
         Section(
@@ -55,7 +55,7 @@ def model_card(
             ],
             figures=("subgroups_test",),
         ),
-        _robustness(candidate.stress, point),
+        _robustness(candidate.calibrated.stress, point),
         _operating_point(config, point, test),
         Section("Data", table=_data(data), code=data.report()),
         Section(

@@ -23,7 +23,7 @@ from pneumonia.data.decode import Preprocessing
 from pneumonia.errors import ModelError, UsageError, nearest
 from pneumonia.evaluation.conformal import Calibration
 from pneumonia.evaluation.gate import Gate
-from pneumonia.networks.ensemble import build_members
+from pneumonia.networks.ensemble import build_members, member_layers
 from pneumonia.networks.registry import NETWORKS
 from pneumonia.tracking.model_source import scoring_source
 from pneumonia.tracking.model_uris import DIGEST_TAG, locate_model
@@ -71,6 +71,16 @@ class ModelConfig:
         return cls(
             settings.network, settings.image_size, settings.resize, class_names, members=members
         )
+
+    @property
+    def cam_layers(self) -> list[str]:
+        """The layers that Grad-CAM explains: one of each member."""
+        return member_layers(NETWORKS[self.network].cam_layer, self.members)
+
+    @property
+    def gate_layer(self) -> str:
+        """The layer that the input gate compares: that of the first member."""
+        return member_layers(NETWORKS[self.network].gate_layer, self.members)[0]
 
     @property
     def title(self) -> str:

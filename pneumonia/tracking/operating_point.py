@@ -45,6 +45,21 @@ class Measured:
         return classification_metrics(self.truth, self.clean)[name]
 
 
+@dataclass(frozen=True, slots=True)
+class Calibrated:
+    """What validation images decided of a network.
+
+    Attributes:
+        config: Its configuration, with threshold and temperature.
+        point: How the threshold was chosen.
+        stress: Its stress test, with calibrated probabilities.
+    """
+
+    config: ModelConfig
+    point: OperatingPoint
+    stress: StressTest
+
+
 def measure(network: torch.nn.Module, images: Images, settings: TrainingSettings) -> Measured:
     """Score a network on labelled images, and run the stress test.
 
@@ -69,7 +84,7 @@ def measure(network: torch.nn.Module, images: Images, settings: TrainingSettings
 
 def log_operating_point(
     run: Run, config: ModelConfig, measured: Measured, rule: str, title: str
-) -> tuple[ModelConfig, OperatingPoint, StressTest]:
+) -> Calibrated:
     """Fit the temperature, choose the threshold, and log both with the stress test.
 
     The temperature is fitted on the changed images, and ``stress`` chooses the threshold on them:
@@ -81,10 +96,6 @@ def log_operating_point(
         measured: What the network says of validation images.
         rule: Which threshold to choose.
         title: What the images are, for figures.
-
-    Returns:
-        The configuration with threshold and temperature, how the threshold was chosen, and the
-        stress test with calibrated probabilities.
     """
     truth, stress = measured.truth, measured.stress
     temperature = fit_temperature(stress.truth, stress.stacked(), float(truth.mean()))
@@ -115,7 +126,7 @@ def log_operating_point(
         prevalence=float(truth.mean()),
         calibration=calibration_of(truth, calibrated),
     )
-    return chosen, point, stress
+    return Calibrated(chosen, point, stress)
 
 
 def _log_stress(run: Run, stress: StressTest, threshold: float, title: str) -> None:

@@ -1,5 +1,6 @@
 """What a finished experiment shows: the winner's metrics, figures, model and story."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -117,12 +118,12 @@ def log_candidate(
         candidate: The network.
         register_winner: Whether to register it.
     """
-    config, point = candidate.config, candidate.point
+    config, point = candidate.calibrated.config, candidate.calibrated.point
     test = log_scores(run, candidate.network, config, test_images, "test", settings.device)
     rejected = log_gate_rates(
         run, candidate.network, candidate.gate, test_images, "test", settings.device
     )
-    stress = candidate.stress.summary(point.threshold)
+    stress = candidate.calibrated.stress.summary(point.threshold)
     example = test_images.files[0].path.read_bytes()
     uri = log_model(
         run,
@@ -157,16 +158,16 @@ def log_candidate(
             },
         )
     return TrainingResult(
-        test.metrics,
-        test.intervals,
-        uri,
-        verdict,
-        data.is_synthetic,
-        warning,
-        point.threshold,
-        point.rule,
-        stress,
-        test.times_scored,
+        test=test.metrics,
+        intervals=test.intervals,
+        model_uri=uri,
+        verdict=verdict,
+        synthetic=data.is_synthetic,
+        warning=warning,
+        threshold=point.threshold,
+        threshold_rule=point.rule,
+        stress=stress,
+        times_scored=test.times_scored,
     )
 
 
@@ -189,7 +190,13 @@ def description(
     value = trained.best[f"val/{settings.metric}"]
     return (
         f"**{settings.network}** on {data.name}: validation {settings.metric} **{value:.4f}** at "
-        f"epoch {trained.best_epoch} of {len(trained.history)}.\n\n{search}"
+        f"epoch {trained.best_epoch} of {len(trained.history)}.\n\n{search}{outcome(result)}"
+    )
+
+
+def outcome(result: TrainingResult) -> str:
+    """Test, stress test, model and warning, in Markdown."""
+    return (
         f"Test: {summary(result)} (chosen by the rule `{result.threshold_rule}`), "
         "with 95 % intervals by bootstrap over patients.\n\n"
         f"Stress test: {stress_summary(result)}.\n\n"
@@ -199,13 +206,18 @@ def description(
 
 
 def summary(result: TrainingResult) -> str:
-    """The test result in one line, with 95 % intervals where they are known."""
+    """The test result in one line, with 95 % intervals."""
+    return f"{in_words(result.test, result.intervals)}, at threshold {result.threshold:g}"
+
+
+def in_words(metrics: Mapping[str, float], intervals: Mapping[str, Interval]) -> str:
+    """The metrics that are asked for first, with their intervals; not those that are NaN."""
     parts = []
     for key in _SCORED_IN:
-        low_high = result.intervals.get(key)
-        interval = f" ({low_high[0]:.3f}–{low_high[1]:.3f})" if low_high else ""
-        parts.append(f"{key} {result.test[key]:.3f}{interval}")
-    return f"{', '.join(parts)}, at threshold {result.threshold:g}"
+        if math.isfinite(value := metrics[key]):  # images of one class have no AUC
+            low, high = intervals[key]
+            parts.append(f"{key} {value:.3f} ({low:.3f}–{high:.3f})")
+    return ", ".join(parts)
 
 
 def stress_summary(result: TrainingResult) -> str:

@@ -39,7 +39,7 @@ class RunConfig(Settings):
 
     @property
     def cross_validating(self) -> bool:
-        """Whether it is a cross-validation, which is no search that uses folds."""
+        """Whether it is a cross-validation; a search may score its trials by folds too."""
         return self.search.folds > 1 and not self.searching
 
     def as_search(self) -> Self:

@@ -130,14 +130,16 @@ def children_of(run: Run, tag: str) -> dict[str, Run]:
     """
     store = run.outbox
     query = f"tags.`mlflow.parentRunId` = '{run.id}'"
-    found = store.ask(
-        lambda: list(search_all(store.client.search_runs, [run.experiment_id], query))
-    )
+
+    def below() -> list[Run]:
+        found = search_all(store.client.search_runs, [run.experiment_id], query)
+        return [Run(child) for child in found]
+
+    for child in store.ask(below):
+        store.adopt(child.id)
+    store.flush(wait=True)
     children: dict[str, Run] = {}
-    for below in found:
-        store.adopt(below.info.run_id)
-        store.flush(wait=True)
-        child = find_run(below.info.run_id)
+    for child in store.ask(below):  # again, with what was just delivered
         name = child.tags.get(tag)
         if name is not None and (name not in children or child.status == "FINISHED"):
             children[name] = child

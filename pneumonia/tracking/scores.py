@@ -25,8 +25,6 @@ from pneumonia.evaluation.predict import predict_probabilities
 from pneumonia.evaluation.predictions import COLUMNS, Predictions, predictions_of
 from pneumonia.evaluation.score_figure import score_histogram
 from pneumonia.evaluation.subgroups import Subgroup, forest_plot, subgroups
-from pneumonia.networks.ensemble import member_layers
-from pneumonia.networks.registry import network_named
 from pneumonia.tracking.lookup import count_scored
 from pneumonia.tracking.models import ModelConfig
 from pneumonia.tracking.runs import Run
@@ -184,5 +182,4 @@ def _heats(
 ) -> NDArray[np.float32]:
     grey = torch.from_numpy(np.stack([example.image for example in examples]))  # (B, H, W)
     device = next(network.parameters()).device
-    layers = member_layers(network_named(config.network).cam_layer, config.members)
-    return grad_cam(network, layers, grey.to(device))
+    return grad_cam(network, config.cam_layers, grey.to(device))

@@ -109,12 +109,18 @@ def _problems(data: DataSet, pairs: Sequence[Pair], roles: Mapping[int, str]) ->
         found.append(f"{len(conflicting)} images are in both class folders with identical content")
     for pair in pairs:
         first_role, second_role = roles[id(pair.first)], roles[id(pair.second)]
-        if first_role != second_role or pair.first.label != pair.second.label:
+        if _is_wrong(pair, roles):
             found.append(
                 f"{pair.first.path} ({first_role}) and {pair.second.path} ({second_role}) show "
                 f"almost the same picture (correlation {pair.correlation:.3f})"
             )
     return found
+
+
+def _is_wrong(pair: Pair, roles: Mapping[int, str]) -> bool:
+    """Whether a pair makes results wrong: its images have two roles or two classes."""
+    of_roles = roles[id(pair.first)] != roles[id(pair.second)]
+    return of_roles or pair.first.label != pair.second.label
 
 
 def _identical(files: Sequence[ImageFile]) -> list[Pair]:
@@ -133,12 +139,8 @@ def _draw_pairs(
 ) -> None:
     """Draw the pairs that make results wrong first, and as many of the others as there is room."""
     names = data.settings.class_names
-
-    def wrong(pair: Pair) -> bool:
-        of_roles = roles[id(pair.first)] != roles[id(pair.second)]
-        return of_roles or pair.first.label != pair.second.label
-
-    shown = sorted(pairs, key=lambda pair: (not wrong(pair), -pair.correlation))[:_SHOWN]
+    order = sorted(pairs, key=lambda pair: (not _is_wrong(pair, roles), -pair.correlation))
+    shown = order[:_SHOWN]
     drawn = []
     for pair in shown:
         both = (pair.first, pair.second)
@@ -153,7 +155,7 @@ def _draw_pairs(
                 (pair.first.path.name, pair.second.path.name),
                 (places[0], places[1]),
                 pair.correlation,
-                wrong(pair),
+                _is_wrong(pair, roles),
             )
         )
     title = f"{data.name}: {len(drawn)} of {len(pairs):,} pairs of files that show one picture"

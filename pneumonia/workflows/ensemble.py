@@ -9,12 +9,12 @@ from pneumonia.data.dataset import DataSet, preprocessing_of
 from pneumonia.errors import CheckError, UsageError
 from pneumonia.networks.ensemble import Ensemble
 from pneumonia.tracking.candidate import validated
-from pneumonia.tracking.results import TrainingResult, log_candidate, stress_summary, summary
+from pneumonia.tracking.results import TrainingResult, log_candidate, outcome
 from pneumonia.tracking.run_config import read_run_config
 from pneumonia.tracking.run_lifecycle import NewRun, children_of, parent_run
 from pneumonia.tracking.runs import OnRun, Run, find_run
 from pneumonia.tracking.store import connect
-from pneumonia.training.setup import build_network
+from pneumonia.tracking.training import read_network
 from pneumonia.workflows.prepare import load_data
 
 
@@ -28,12 +28,12 @@ def ensemble(
 ) -> TrainingResult:
     """Put trained networks together, and score, log and register them as one model.
 
-    It answers with the mean probability of its members, whose threshold and temperature are chosen
-    on the validation images anew. The members are of one kind, and were trained on one split, so
-    that these images are new to all of them.
+    It answers with the mean probability of its members. Its threshold and temperature are chosen on
+    the validation images, by the rule of the first run. The members are of one network and take
+    images of one size; they were trained on one split, so that these images are new to all of them.
 
     Args:
-        run_ids: Two or more finished trainings. A run of ``train --seeds`` stands for all of its.
+        run_ids: Two or more finished trainings; a run of ``train --seeds`` stands for its seeds.
         register: Whether to register the model.
         tracking_uri: MLflow tracking URI, as ``train`` takes it.
         progress: Told what is done, and how many images of how many.
@@ -65,18 +65,13 @@ def ensemble(
         parent.log_parameters({"network": network, "image_size": settings.image_size})
         parent.log_parameters({f"member/{n}": run.id for n, run in enumerate(runs)})
         images = data.open(preprocessing_of(settings), progress)
-        members = []
-        for run in runs:
-            member = build_network(settings)
-            member.load_state_dict(run.read_checkpoint())
-            members.append(member)
         origin = f"It answers with the mean probability of the networks of {len(runs)} runs."
         candidate = validated(
             parent,
             data,
             images,
             settings,
-            Ensemble(members).eval(),
+            Ensemble([read_network(run, settings) for run in runs]).eval(),
             members=len(runs),
             origin=origin,
             command=["ensemble", *(run.id for run in runs)],
@@ -87,11 +82,8 @@ def ensemble(
         )
         links = ", ".join(f"[{r.name}](#/experiments/{r.experiment_id}/runs/{r.id})" for r in runs)
         parent.set_description(
-            f"**{candidate.config.title}** on {data.name}, the mean probability of {links}.\n\n"
-            f"Test: {summary(result)} (chosen by the rule `{result.threshold_rule}`), with 95 % "
-            f"intervals by bootstrap over patients.\n\nStress test: {stress_summary(result)}.\n\n"
-            f"Model: `{result.model_uri}` ({result.verdict}).\n"
-            + (f"\n**Warning**: {result.warning}.\n" if result.warning else "")
+            f"**{candidate.calibrated.config.title}** on {data.name}, the mean probability of "
+            f"{links}.\n\n{outcome(result)}"
         )
     return result
 

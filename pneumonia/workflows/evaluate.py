@@ -1,6 +1,5 @@
 """A registered model on labelled images, in a run of its own."""
 
-import math
 from dataclasses import replace
 
 from pneumonia.config.data import DataSettings, names
@@ -14,6 +13,7 @@ from pneumonia.evaluation.metrics import classification_metrics
 from pneumonia.evaluation.predictions import Predictions
 from pneumonia.tracking.input_gate import log_gate_rates
 from pneumonia.tracking.models import LoadedModel
+from pneumonia.tracking.results import in_words
 from pneumonia.tracking.run_lifecycle import NewRun, parent_run
 from pneumonia.tracking.runs import OnRun, Run
 from pneumonia.tracking.scores import Scores, log_scores
@@ -102,16 +102,6 @@ def evaluate_predictions(predictions: Predictions, threshold: float | None = Non
     )
 
 
-def _in_words(scores: Scores) -> str:
-    """The metrics asked for first, with their intervals."""
-    parts = []
-    for key in ("accuracy", "auc", "sensitivity", "specificity"):
-        if math.isfinite(value := scores.metrics[key]):  # one class has no AUC
-            low, high = scores.intervals[key]
-            parts.append(f"{key} **{value:.3f}** ({low:.3f}–{high:.3f})")
-    return ", ".join(parts)
-
-
 def class_folders_of(classes: str, class_names: tuple[str, str]) -> tuple[str, str]:
     """Tell which folder holds which class of a model, by name and not by position.
 
@@ -195,7 +185,8 @@ def evaluate_model(
     if model.gate is not None:
         log_gate_rates(run, model.network, model.gate, images, role, device)
     run.set_description(
-        f"{_in_words(scores)}, at threshold {threshold:g}.\n\n`{model.uri}` on {split} of `{root}` "
-        f"({len(files):,} images), with 95 % intervals by bootstrap over patients.\n"
+        f"{in_words(scores.metrics, scores.intervals)}, at threshold {threshold:g}.\n\n"
+        f"`{model.uri}` on {split} of `{root}` ({len(files):,} images), with 95 % intervals by "
+        "bootstrap over patients.\n"
     )
     return scores

@@ -1,7 +1,6 @@
 """``pneumonia train``: one training run or a search, started, joined or resumed."""
 
 import logging
-from functools import partial
 from typing import Any
 
 from pneumonia.config.experiment import load_experiment
@@ -14,7 +13,6 @@ from pneumonia.search import session
 from pneumonia.search.launch import launch_workers
 from pneumonia.search.run import run_search
 from pneumonia.search.storage import storage_url
-from pneumonia.tracking.epochs import checkpoint_of, log_epoch
 from pneumonia.tracking.results import TrainingResult, description, log_result
 from pneumonia.tracking.run_config import (
     RunConfig,
@@ -25,6 +23,7 @@ from pneumonia.tracking.run_config import (
 from pneumonia.tracking.run_lifecycle import NewRun, continue_run, run_context, start_run
 from pneumonia.tracking.runs import OnRun, Run, find_run
 from pneumonia.tracking.store import choose_experiment, connect, local_database
+from pneumonia.tracking.training import train_in_run
 from pneumonia.training import loop
 from pneumonia.training.device import choose_engine
 from pneumonia.training.distributed import ALONE, Ranks, joined, torchrun_ranks
@@ -233,11 +232,7 @@ def train_run(
     settings = run_config.experiment.training
     log_run_config(run, run_config, data)
     images = data.open(preprocessing_of(settings), progress)
-    checkpoint = checkpoint_of(run, settings, data)
-    on_epoch = partial(log_epoch, run, settings)
-    trained = loop.train(settings, images, on_epoch, checkpoint, ranks, progress)
-    if trained.remarks:
-        run.log_text("\n".join(trained.remarks) + "\n", "weights.txt")
+    trained = train_in_run(run, settings, data, images, progress, ranks)
     run.log_checkpoint(trained.network.state_dict(), data.settings.class_names)
     result = log_result(
         run, data, images, settings, trained, register_winner=run_config.register_winner

@@ -1,0 +1,62 @@
+"""Training in a run: logged as it goes, resumable, and its network read back."""
+
+from collections.abc import Mapping
+from functools import partial
+
+import torch
+from torch import nn
+
+from pneumonia.config.training import TrainingSettings
+from pneumonia.data.cache import Progress
+from pneumonia.data.dataset import DataSet, Images
+from pneumonia.tracking.epochs import checkpoint_of, log_epoch
+from pneumonia.tracking.runs import Run
+from pneumonia.training.distributed import ALONE, Ranks
+from pneumonia.training.loop import Trained, train
+from pneumonia.training.setup import build_network
+
+
+def train_in_run(
+    run: Run,
+    settings: TrainingSettings,
+    data: DataSet,
+    images: Mapping[str, Images],
+    progress: Progress | None = None,
+    ranks: Ranks = ALONE,
+) -> Trained:
+    """Train a network, or continue where a stopped process left off, and log each epoch.
+
+    Args:
+        run: The run to log to; its checkpoint is the one to continue from.
+        settings: How to train.
+        data: The data set of the images.
+        images: The ``train`` and ``validation`` images.
+        progress: Told how many images of an epoch are trained on.
+        ranks: The processes to train with; rank 0 calls this.
+
+    Raises:
+        DeviceError, TrainingError, UsageError, KeyboardInterrupt: As ``training.loop.train``.
+        TrackingError: The tracking store stopped answering.
+    """
+    on_epoch = partial(log_epoch, run, settings)
+    checkpoint = checkpoint_of(run, settings, data)
+    trained = train(settings, images, on_epoch, checkpoint, ranks, progress)
+    log_remarks(run, trained)
+    return trained
+
+
+def log_remarks(run: Run, trained: Trained) -> None:
+    """Log what did not match in the initial weights, if anything."""
+    if trained.remarks:
+        run.log_text("\n".join(trained.remarks) + "\n", "weights.txt")
+
+
+def read_network(run: Run, settings: TrainingSettings) -> nn.Module:
+    """The network that a run logged, in evaluation mode.
+
+    Raises:
+        TrackingError: The tracking store stopped answering.
+    """
+    network = build_network(settings)
+    network.load_state_dict(run.read_checkpoint())
+    return network.to(memory_format=torch.channels_last).eval()
