@@ -15,6 +15,7 @@ from pneumonia.evaluation.figures import (
 from pneumonia.evaluation.metrics import Labels, Probabilities
 
 _BINS = 20
+_TICKS = (2, 5, *(number * 10**power for power in range(1, 7) for number in (1, 2, 5)))
 
 
 def score_histogram(
@@ -63,6 +64,8 @@ def score_histogram(
     )
     # Most images lie at the ends, and the few between them are what matters.
     axes.set_yscale("symlog", linthresh=10)
+    most = axes.get_ylim()[1]
+    axes.set_yticks([0, *(step for step in _TICKS if step < most)])
     axes.yaxis.set_major_formatter(lambda count, _: f"{count:,.0f}")
     legend_below(axes)
     return figure
