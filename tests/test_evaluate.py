@@ -45,8 +45,8 @@ def run_of(result: Result, trained: SimpleNamespace) -> Run:
     return next(run for run in runs if run.info.run_id in result.stdout + result.stderr)
 
 
-def accuracy(model: LoadedModel, folder: Path, threshold: float = 0.5) -> float:
-    rows = list(predict(model, [folder], threshold=threshold, precision="fp32"))
+def accuracy(model: LoadedModel, folder: Path) -> float:
+    rows = list(predict(model, [folder], precision="fp32"))
     return float(np.mean([row["label"] == Path(row["path"]).parent.name for row in rows]))
 
 

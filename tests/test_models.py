@@ -57,7 +57,8 @@ def test_predict_gives_a_row_an_image(trained: SimpleNamespace, xrays: Path, run
     ]
     assert {row["model"] for row in rows} == {URI}
     for row in rows:
-        assert row["label"] == ("PNEUMONIA" if float(row["probability"]) >= 0.5 else "NORMAL")
+        positive = float(row["probability"]) >= float(row["threshold"])
+        assert row["label"] == ("PNEUMONIA" if positive else "NORMAL")
     latest = run_cli(
         "predict",
         "--model-uri",

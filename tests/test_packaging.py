@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import click
 import mlflow
@@ -59,6 +60,25 @@ def test_help_is_quick_because_heavy_packages_stay_outside() -> None:
         "print({'torch', 'mlflow', 'optuna', 'sklearn', 'matplotlib'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "set()"
+
+
+def test_predict_imports_nothing_that_it_does_not_use(
+    trained: SimpleNamespace, xrays: Path
+) -> None:
+    """Each of these would take from a tenth of a second to two before the first image."""
+    heavy = "{'torchvision', 'torch._dynamo', 'sklearn', 'scipy.optimize', 'optuna', 'matplotlib'}"
+    code = (
+        "import sys; from pneumonia.cli import cli; cli(sys.argv[1:], standalone_mode=False);"
+        f"print({heavy} & set(sys.modules))"
+    )
+    image = next((xrays / "test" / "NORMAL").iterdir())
+    predict = ["predict", "--model-uri", "models:/resnet34/1", image]
+    store = ["--tracking-uri", trained.tracking_uri]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *predict, *store], capture_output=True, text=True, check=True
+    )
+    assert image.name in done.stdout
     assert done.stdout.splitlines()[-1] == "set()"
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torchvision.models import resnet34 as torchvision_resnet34
 
 from pneumonia.errors import WeightsError
 from pneumonia.networks.registry import NETWORKS
@@ -22,6 +23,15 @@ def test_wrapped_and_prefixed_state_dicts_are_read(
     content = {wrapper: state, "epoch": 3} if wrapper else state
     torch.save(content, tmp_path / "w.pt")
     assert list(read_state_dict(tmp_path / "w.pt")) == ["fc.bias"]
+
+
+def test_resnet34_is_torchvisions() -> None:
+    """The same weights by the same names give the same logits, so official ones can be used."""
+    network = ENTRY.build(64, 0.0).eval()
+    theirs = torchvision_resnet34(num_classes=2).eval()
+    theirs.load_state_dict(network.state_dict())
+    images = torch.rand(2, 3, 64, 64)
+    torch.testing.assert_close(network(images), theirs(images))
 
 
 def test_a_first_convolution_of_one_channel_is_spread_over_three(tmp_path: Path) -> None:

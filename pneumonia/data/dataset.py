@@ -12,7 +12,6 @@ from pneumonia.config.training import TrainingSettings
 from pneumonia.data import summary
 from pneumonia.data.cache import Cache, Progress, default_folder, open_cache
 from pneumonia.data.decode import Preprocessing
-from pneumonia.data.demo import DEMO_FOLDER, write_demo_set
 from pneumonia.data.folders import Found, ImageFile, find_images
 from pneumonia.data.layout import data_set_root
 from pneumonia.data.listed import find_listed
@@ -155,6 +154,8 @@ def load_data_set(
 
 def demo_folder(progress: Progress | None = None) -> Path:
     """Folder of the synthetic demo set, made on the spot the first time."""
+    from pneumonia.data.demo import DEMO_FOLDER, write_demo_set
+
     folder = default_folder() / DEMO_FOLDER
     folder.parent.mkdir(parents=True, exist_ok=True)
     write_demo_set(folder, progress=progress)

@@ -2,10 +2,9 @@
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
 from scipy.special import expit, logit
 
-from pneumonia.evaluation.metrics import Labels, Probabilities
+from pneumonia.evaluation.arrays import Labels, Probabilities
 
 _RANGE = (0.05, 20.0)
 """Temperatures that are tried."""
@@ -33,6 +32,8 @@ def fit_temperature(
         share_positive: Share of positive images where the model is used, 0–1; the images are
             weighted to have it.
     """
+    from scipy.optimize import minimize_scalar
+
     positive = truth == 1
     weights = np.where(
         positive, share_positive / positive.mean(), (1 - share_positive) / (~positive).mean()

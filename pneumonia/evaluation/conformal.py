@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumonia.evaluation.metrics import Labels, Probabilities
+from pneumonia.evaluation.arrays import Labels, Probabilities
 
 KEPT_DIGITS = 6
 """Digits kept of a probability."""

@@ -3,8 +3,8 @@
 import numpy as np
 from scipy.special import chdtri
 
+from pneumonia.evaluation.arrays import Probabilities
 from pneumonia.evaluation.conformal import KEPT_DIGITS, Calibration
-from pneumonia.evaluation.metrics import Probabilities
 
 LARGEST_INDEX = 0.25
 """The index past which a population is taken to have shifted (Siddiqi 2006, Credit Risk

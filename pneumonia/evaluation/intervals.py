@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm, rankdata
 
-from pneumonia.evaluation.metrics import Labels, Probabilities, weighted_metrics
+from pneumonia.evaluation.arrays import Labels, Probabilities
+from pneumonia.evaluation.metrics import weighted_metrics
 
 Interval = tuple[float, float]
 

@@ -4,10 +4,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn import metrics as sklearn_metrics
 
+from pneumonia.evaluation.arrays import Labels, Probabilities
 from pneumonia.evaluation.decide import decide
-
-Labels = NDArray[np.int64]
-Probabilities = NDArray[np.float64]
 
 N_BINS = 15
 """Bins of equal width of the expected calibration error, as in Guo et al. (2017)."""

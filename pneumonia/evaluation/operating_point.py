@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumonia.config.training import THRESHOLD_RULES, least_share
+from pneumonia.evaluation.arrays import Labels
 from pneumonia.evaluation.intervals import Interval, percentile_interval, resampled_weights
-from pneumonia.evaluation.metrics import Labels
 
 _TRIED = np.arange(1, 1000) / 1000
 _RESAMPLES = 200

@@ -9,8 +9,8 @@ import numpy as np
 
 from pneumonia.data.folders import ImageFile
 from pneumonia.errors import DataError
+from pneumonia.evaluation.arrays import Labels, Probabilities
 from pneumonia.evaluation.decide import decide
-from pneumonia.evaluation.metrics import Labels, Probabilities
 
 COLUMNS = ("path", "patient", "digest", "truth", "label", "probability", "threshold", "decision")
 """``label`` is 1 for the positive class; ``truth`` and ``decision`` are names of classes."""

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 
+from pneumonia.evaluation.arrays import Labels, Probabilities
 from pneumonia.evaluation.calibration import reliability
 from pneumonia.evaluation.figures import (
     BLUE,
@@ -15,7 +16,6 @@ from pneumonia.evaluation.figures import (
     plain,
     tidy,
 )
-from pneumonia.evaluation.metrics import Labels, Probabilities
 
 
 def stress_chart(

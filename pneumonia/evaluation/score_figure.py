@@ -3,6 +3,7 @@
 import numpy as np
 from matplotlib.figure import Figure
 
+from pneumonia.evaluation.arrays import Labels, Probabilities
 from pneumonia.evaluation.figures import (
     BLUE,
     INK,
@@ -12,7 +13,6 @@ from pneumonia.evaluation.figures import (
     shorten,
     tidy,
 )
-from pneumonia.evaluation.metrics import Labels, Probabilities
 
 _BINS = 20
 _TICKS = (2, 5, *(number * 10**power for power in range(1, 7) for number in (1, 2, 5)))

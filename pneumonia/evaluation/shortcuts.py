@@ -7,8 +7,9 @@ from numpy.typing import NDArray
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 
+from pneumonia.evaluation.arrays import Labels
 from pneumonia.evaluation.intervals import Interval, percentile_interval, resampled_weights
-from pneumonia.evaluation.metrics import Labels, weighted_metrics
+from pneumonia.evaluation.metrics import weighted_metrics
 
 _FOLDS = 5
 _RESAMPLES = 200

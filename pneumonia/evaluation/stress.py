@@ -19,9 +19,9 @@ from sklearn.metrics import roc_auc_score
 from torch.nn import functional
 
 from pneumonia.data.dataset import Images
+from pneumonia.evaluation.arrays import Labels, Probabilities
 from pneumonia.evaluation.calibration import scaled
 from pneumonia.evaluation.decide import decide
-from pneumonia.evaluation.metrics import Labels, Probabilities
 from pneumonia.evaluation.predict import probabilities
 from pneumonia.training.device import Engine
 

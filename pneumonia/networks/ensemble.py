@@ -4,7 +4,7 @@ This module's source travels with every logged model: it imports nothing of this
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import nn
@@ -24,13 +24,17 @@ class Ensemble(nn.Module):
         return mean
 
 
-def build_members(
-    build: Callable[[int, float], nn.Module], image_size: int, members: int
+def trained_network(
+    build: Callable[[int, float], nn.Module],
+    image_size: int,
+    members: int,
+    weights: Mapping[str, torch.Tensor],
 ) -> nn.Module:
-    """Build one network, or an ensemble of several, with random weights and no dropout."""
-    if members == 1:
-        return build(image_size, 0.0)
-    return Ensemble([build(image_size, 0.0) for _ in range(members)])
+    """Build one network, or an ensemble of several, with given weights, in evaluation mode."""
+    networks = [build(image_size, 0.0) for _ in range(members)]
+    network = networks[0] if members == 1 else Ensemble(networks)
+    network.load_state_dict(weights)
+    return network.eval()
 
 
 def member_layers(layer: str, members: int) -> list[str]:

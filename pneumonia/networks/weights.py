@@ -2,15 +2,17 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 
 import torch
 from torch import nn
-from torchvision import models
 
 from pneumonia.errors import UsageError, WeightsError
 from pneumonia.networks.registry import Network
+
+if TYPE_CHECKING:
+    from torchvision.models import WeightsEnum
 
 NONE, IMAGENET = "none", "imagenet"
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
@@ -53,7 +55,7 @@ def official_weights(entry: Network) -> Mapping[str, Any]:
     """
     if entry.official is None:
         raise UsageError("there are no ImageNet weights for this network: use --weights none")
-    official = models.get_weight(entry.official)
+    official = _published(entry.official)
     try:
         state: Mapping[str, Any] = official.get_state_dict(progress=False, check_hash=True)
     except (OSError, RuntimeError) as error:  # RuntimeError: the hash is wrong
@@ -67,7 +69,13 @@ def official_weights(entry: Network) -> Mapping[str, Any]:
 
 def official_url(name: str) -> str:
     """Where torchvision fetches official weights from, such as ``ResNet34_Weights.DEFAULT``."""
-    return str(models.get_weight(name).url)
+    return str(_published(name).url)
+
+
+def _published(name: str) -> "WeightsEnum":
+    from torchvision import models  # takes as long to import as torch itself
+
+    return models.get_weight(name)
 
 
 def official_place(name: str) -> Path:

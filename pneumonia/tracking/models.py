@@ -23,7 +23,7 @@ from pneumonia.data.decode import Preprocessing
 from pneumonia.errors import ModelError, UsageError, nearest
 from pneumonia.evaluation.conformal import Calibration
 from pneumonia.evaluation.gate import Gate
-from pneumonia.networks.ensemble import build_members, member_layers
+from pneumonia.networks.ensemble import member_layers, trained_network
 from pneumonia.networks.registry import NETWORKS
 from pneumonia.tracking.model_source import scoring_source
 from pneumonia.tracking.model_uris import DIGEST_TAG, locate_model
@@ -31,7 +31,7 @@ from pneumonia.tracking.paging import search_all
 from pneumonia.tracking.runs import Run
 
 _FILES = ("weights.pt", "config.json", "gate.pt")
-_REQUIRED = ("torch", "torchvision", "pillow", "numpy", "pandas", "mlflow")
+_REQUIRED = ("torch", "pillow", "numpy", "pandas", "mlflow")
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,9 +226,8 @@ def load_model(uri: str) -> LoadedModel:
                     f"model {uri!r} is a {config.network!r}: {nearest(config.network, NETWORKS)}"
                 )
             build = NETWORKS[config.network].build
-            network = build_members(build, config.image_size, config.members)
             weights = torch.load(where / "weights.pt", "cpu", weights_only=True)
-            network.load_state_dict(weights)
+            network = trained_network(build, config.image_size, config.members, weights)
             gate = Gate.from_dict(torch.load(where / "gate.pt", "cpu", weights_only=True))
     except (MlflowException, OSError) as error:
         reason = str(error).splitlines()[0]
@@ -243,7 +242,7 @@ def load_model(uri: str) -> LoadedModel:
     ) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ModelError(f"model {uri!r} was not logged by this package: {reason}") from None
-    return LoadedModel(network.eval(), config, location.uri, location.run_id, gate, location.folder)
+    return LoadedModel(network, config, location.uri, location.run_id, gate, location.folder)
 
 
 def digest_of(folder: Path) -> str:

@@ -10,9 +10,10 @@ import torch
 
 from pneumonia.config.training import TrainingSettings
 from pneumonia.data.dataset import Images
+from pneumonia.evaluation.arrays import Labels, Probabilities
 from pneumonia.evaluation.calibration import fit_temperature, scaled
 from pneumonia.evaluation.conformal import calibration_of
-from pneumonia.evaluation.metrics import Labels, Probabilities, classification_metrics
+from pneumonia.evaluation.metrics import classification_metrics
 from pneumonia.evaluation.operating_point import OperatingPoint, choose_operating_point
 from pneumonia.evaluation.predict import predict_probabilities
 from pneumonia.evaluation.reliability_figures import reliability_diagram, stress_chart

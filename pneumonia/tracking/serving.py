@@ -22,7 +22,7 @@ from pneumonia.data.decode import Preprocessing, decode_checked, network_input
 from pneumonia.data.limits import UnreadableImageError
 from pneumonia.evaluation.decide import decide
 from pneumonia.evaluation.gate import Gate, layer_features
-from pneumonia.networks.ensemble import build_members
+from pneumonia.networks.ensemble import trained_network
 
 _BATCH_SIZE = 64
 _COLUMNS = ("label", "probability", "threshold", "status", "reason")
@@ -43,10 +43,9 @@ class XrayClassifier(PythonModel):
         self.config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         self.preprocessing = Preprocessing(self.config["image_size"], self.config["resize"])
         members = self.config.get("members", 1)
-        self.network = build_members(self.build, self.config["image_size"], members)
         weights = torch.load(context.artifacts["weights"], "cpu", weights_only=True)
-        self.network.load_state_dict(weights)
-        self.network.eval().to(memory_format=torch.channels_last)  # as its input is
+        network = trained_network(self.build, self.config["image_size"], members, weights)
+        self.network = network.to(memory_format=torch.channels_last)  # as its input is
         gate = torch.load(context.artifacts["gate"], "cpu", weights_only=True)
         self.gate = Gate.from_dict(gate)
 

@@ -9,14 +9,11 @@ from typing import TypeVar
 from urllib.parse import unquote, urlsplit
 
 import mlflow
-import sqlalchemy
-from alembic.util import CommandError
 from filelock import FileLock
 from mlflow.entities import Experiment, LifecycleStage
 from mlflow.exceptions import MlflowException
 from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
-from sqlalchemy.exc import SQLAlchemyError
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_fixed
 
 from pneumonia.errors import TrackingError, UsageError
@@ -97,8 +94,11 @@ def _is_server_database(uri: str) -> bool:
 
 def _check_database(uri: str) -> None:
     """Connect once; MLflow itself would try for minutes."""
+    from sqlalchemy import create_engine
+    from sqlalchemy.exc import SQLAlchemyError
+
     try:
-        sqlalchemy.create_engine(uri).connect().close()
+        create_engine(uri).connect().close()
     except (SQLAlchemyError, ImportError) as error:  # ImportError: its driver
         raise _unreachable(uri, str(error)) from None
 
@@ -201,6 +201,9 @@ def create_once(database: Path, create: Callable[[Path], None]) -> None:
         TrackingError: The folder cannot be written to, the file is no database, or a newer
             version of MLflow or Optuna wrote it.
     """
+    from alembic.util import CommandError
+    from sqlalchemy.exc import SQLAlchemyError
+
     try:
         database.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{database}.lock"):
