@@ -24,7 +24,13 @@ from pneumonia.evaluation import figures, gallery, study_figures
 from pneumonia.evaluation.batch_figure import augmented_batch
 from pneumonia.evaluation.gallery import Example
 from pneumonia.evaluation.score_figure import score_histogram
-from pneumonia.evaluation.trial_figures import TrialShown, slices, trial_curves
+from pneumonia.evaluation.study_figures import Importance
+from pneumonia.evaluation.trial_figures import (
+    TrialShown,
+    parallel_coordinates,
+    slices,
+    trial_curves,
+)
 
 NAMES = ("NORMAL", "PNEUMONIA")
 TRUTH = np.array([0, 0, 0, 1, 1, 1, 1, 1])
@@ -225,7 +231,8 @@ def test_any_name_can_be_drawn(name: str) -> None:
 def test_names_of_classes_and_parameters_can_be_anything() -> None:
     name = "$a_患\n" * 30
     png(figures.confusion_matrices(TRUTH, TRUTH, (name, name + "b"), title=name))
-    png(study_figures.parameter_importance({name: 0.5, "b$": 0.5}, metric=name[:9]))
+    found = [Importance(text, 0.5, (0.2, 0.6), text) for text in (name, "b$")]
+    png(study_figures.parameter_importance(found, metric=name[:9]))
     png(study_figures.optimisation_history([1.0], ["complete"], metric=name[:9], maximize=True))
 
 
@@ -447,34 +454,43 @@ def test_an_empty_history_gives_a_sentence() -> None:
 
 
 def test_the_most_important_parameter_is_at_the_top() -> None:
-    shares = {"dropout": 0.1, "learning_rate": 0.65, "flip": 0.25}
-    (axes,) = study_figures.parameter_importance(shares, metric="auc").axes
+    found = [
+        Importance("dropout", 0.1, (0.0, 0.2), ""),
+        Importance("learning_rate", 0.65, (0.4, 0.8), "less"),
+        Importance("flip", 0.25, (0.1, 0.25), ""),
+    ]
+    (axes,) = study_figures.parameter_importance(found, metric="auc").axes
     names = [label.get_text() for label in axes.get_yticklabels()]
     assert names == ["dropout", "flip", "learning_rate"]
     assert [bar.get_width() for bar in axes.patches] == [0.1, 0.25, 0.65]
-    assert [text.get_text() for text in axes.texts] == ["10.0%", "25.0%", "65.0%"]
+    written = ["10.0%", "25.0%", "65.0%, less is better"]
+    assert [text.get_text() for text in axes.texts] == written
 
 
 def test_parameters_whose_shortened_names_are_equal_keep_their_bars() -> None:
-    shares = {"a" * 40 + middle + "b" * 40: share for middle, share in (("x", 0.3), ("y", 0.7))}
-    (axes,) = study_figures.parameter_importance(shares, metric="auc").axes
+    found = [
+        Importance("a" * 40 + middle + "b" * 40, share, (share, share), "")
+        for middle, share in (("x", 0.3), ("y", 0.7))
+    ]
+    (axes,) = study_figures.parameter_importance(found, metric="auc").axes
     assert len({bar.get_y() for bar in axes.patches}) == 2
 
 
 def test_long_names_of_metrics_leave_room_for_the_panel() -> None:
     name = "$m" + "m" * 200
     png(study_figures.optimisation_history([1.0], ["complete"], metric=name, maximize=True))
-    png(study_figures.parameter_importance({"a": 1.0}, metric=name))
+    png(study_figures.parameter_importance([Importance("a", 1.0, (1, 1), name)], metric=name))
 
 
 def test_no_importances_give_the_reason() -> None:
-    figure = study_figures.parameter_importance({}, metric="auc")
+    figure = study_figures.parameter_importance([], metric="auc")
     png(figure)
     assert "at least 4 completed trials" in texts(figure).replace("\n", " ")
 
 
 def test_importances_may_all_be_nothing() -> None:
-    png(study_figures.parameter_importance({"a": 0.0, "b": float("nan")}, metric="auc"))
+    nothing = [Importance(name, 0.0, (0.0, 0.0), "") for name in "ab"]
+    png(study_figures.parameter_importance(nothing, metric="auc"))
 
 
 # --- All of them ---
@@ -522,6 +538,23 @@ def test_slices_have_a_panel_a_parameter_and_a_dot_a_complete_trial() -> None:
     assert (rate.get_xscale(), optimizer.get_xscale()) == ("log", "linear")
     assert rate.collections[0].get_offsets().tolist() == [[0.1, 0.8], [0.001, 0.9]]
     assert slices([_trial(1, None, {1: 0.5})], 1, metric="val/auc").texts
+
+
+def test_parallel_coordinates_have_a_line_a_complete_trial_across_all_settings() -> None:
+    trials = [_trial(1, 0.8, {1: 0.8}), _trial(2, None, {1: 0.5}), _trial(3, 0.9, {1: 0.9})]
+    figure = parallel_coordinates(trials, 3, metric="val/auc", maximize=True)
+    png(figure)
+    (axes,) = figure.axes
+    names = [label.get_text() for label in axes.get_xticklabels()]
+    assert names == ["learning_rate", "optimizer", "val/auc"]
+    lines = {
+        line.get_label(): list(line.get_ydata())
+        for line in axes.lines
+        if len(line.get_xdata()) == 3
+    }
+    assert lines["best (trial 3)"] == [0, 0.5, 1]  # the least learning rate, the highest AUC
+    assert sorted(lines.values()) == [[0, 0.5, 1], [1, 0.5, 0]]
+    assert parallel_coordinates([], 0, metric="val/auc", maximize=True).texts
 
 
 def test_augmented_images_stand_below_the_originals(xrays: Path) -> None:

@@ -66,7 +66,7 @@ def test_a_study_under_way_is_shown_best_trial_first(run_cli: Cli) -> None:
         "    2  complete   0.5000            0.1       adam",
         "    4  failed                      0.05       adam",
     ]
-    assert lines[11] == "parameter      importance"
+    assert lines[11] == "parameter      importance  90 % interval  better"
     assert {line.split()[0] for line in lines[12:14]} == set(SPACE)
     assert sum(float(line.split()[1]) for line in lines[12:14]) == pytest.approx(1, abs=2e-3)
     assert lines[15:] == [

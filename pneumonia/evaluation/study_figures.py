@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 
 import numpy as np
@@ -32,6 +33,24 @@ _LOOKS = {
     "failed": {"marker": "x", "s": 42, "color": RED, "linewidths": 1.8},
 }
 _SYNONYMS = {"fail": "failed"}
+
+
+@dataclass(frozen=True, slots=True)
+class Importance:
+    """How much of the variation between trials a parameter explains.
+
+    Attributes:
+        name: The parameter.
+        share: Of the variation, 0–1 (fANOVA, Hutter et al. 2014); the shares add up to 1.
+        interval: 90 % interval of the share, by bootstrap over trials.
+        better: Which values are better: ``more``, ``less``, a choice by name, or nothing where
+            chance explains the difference.
+    """
+
+    name: str
+    share: float
+    interval: tuple[float, float]
+    better: str
 
 
 def optimisation_history(
@@ -79,38 +98,53 @@ def optimisation_history(
     return figure
 
 
-def parameter_importance(importances: Mapping[str, float], *, metric: str) -> Figure:
+def parameter_importance(importances: Sequence[Importance], *, metric: str) -> Figure:
     """Draw how much each parameter mattered, the most important at the top.
 
     Args:
-        importances: By name of the parameter, each 0..1, as shares of one.
+        importances: In any order.
         metric: Name of what they are important for.
 
     Returns:
-        Horizontal bars, or the reason in words where there are no importances.
+        Horizontal bars with their intervals and which values are better, or the reason in words
+        where there are no importances.
     """
     if not importances:
         return sentence_figure(
             "The importance of parameters is not known yet: it takes at least 4 completed "
             "trials that differ in their parameters and in their results."
         )
-    ordered = sorted(importances.items(), key=lambda item: (item[1], item[0]))
-    names = [shorten(name, 40) for name, _ in ordered]
-    shares = np.nan_to_num([share for _, share in ordered])
+    ordered = sorted(importances, key=lambda importance: (importance.share, importance.name))
+    names = [shorten(importance.name, 40) for importance in ordered]
+    shares = np.array([importance.share for importance in ordered])
+    ends = np.array([importance.interval for importance in ordered]).T  # (2, n)
     figure = blank_figure(10, min(1.6 + 0.42 * len(names), 12))
     axes = figure.subplots()
     tidy(axes)
     # By place, since long names may be equal once they are shortened.
-    bars = axes.barh(range(len(names)), shares, color=BLUE, height=0.66)
+    reach = np.abs(ends - shares)  # the bootstrap's interval holds the share itself
+    axes.barh(range(len(names)), shares, color=BLUE, height=0.66, xerr=reach, ecolor=INK)
     axes.set_yticks(range(len(names)), names)
-    axes.bar_label(
-        bars, [f"{share:.1%}" for share in shares], padding=4, fontsize=SMALL_SIZE, color=INK
-    )
+    for place, importance in enumerate(ordered):
+        better = f", {shorten(importance.better, 20)} is better" if importance.better else ""
+        end = max(importance.share, importance.interval[1])
+        axes.annotate(
+            f"{importance.share:.1%}{better}",
+            (end, place),
+            xytext=(6, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=SMALL_SIZE,
+            color=INK,
+        )
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0, labelsize=TEXT_SIZE)
     title = f"Importance of parameters for {shorten(metric, 40)}"
     axes.set_title(title, loc="left", fontsize=TITLE_SIZE)
-    axes.set(xlabel="share of the variation between trials", xlim=(0, shares.max() * 1.12 or 1))
+    axes.set(
+        xlabel="share of the variation between trials, with 90 % interval",
+        xlim=(0, ends.max() * 1.3 or 1),
+    )
     axes.xaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
     return figure
 

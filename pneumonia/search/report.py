@@ -1,7 +1,7 @@
 """How the trials of a study compare, as text for a terminal and as Markdown for MLflow."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import optuna
@@ -10,6 +10,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from pneumonia.errors import UsageError, nearest
+from pneumonia.search.importance import importances_of
 from pneumonia.search.queue import TrialQueue
 from pneumonia.search.storage import existing_storage, storage_url
 from pneumonia.search.study import RESULT, RUN, known_studies
@@ -99,19 +100,6 @@ def count_states(trials: Sequence[FrozenTrial]) -> str:
     return ", ".join(f"{counts[state]} {state}" for state in order if counts[state]) or "none"
 
 
-def importances_of(study: optuna.Study) -> Mapping[str, float]:
-    """Share of the metric's variation that each parameter explains (fANOVA), most first, 0–1.
-
-    Empty where there are too few complete trials to tell.
-    """
-    values = [t.value for t in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))]
-    if len(values) <= 3 or len(set(values)) == 1:
-        return {}
-    return optuna.importance.get_param_importances(
-        study, evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0)
-    )
-
-
 def short(value: Any) -> str:
     """A setting's value in few characters."""
     return f"{value:.3g}" if isinstance(value, float) else str(value)
@@ -148,11 +136,15 @@ def _trials(ranked: Sequence[FrozenTrial], metric: str) -> list[str]:
 
 
 def _importances(study: optuna.Study) -> list[str]:
-    shares = sorted(importances_of(study).items(), key=lambda share: (-share[1], share[0]))
-    if not shares:
+    found = importances_of(study)
+    if not found:
         return []
-    rows = [["parameter", "importance"], *([key, f"{share:.3f}"] for key, share in shares)]
-    return [*_table(rows, left={0}), ""]
+    rows = [["parameter", "importance", "90 % interval", "better"]]
+    for importance in found:
+        low, high = importance.interval
+        share = f"{importance.share:.3f}"
+        rows.append([importance.name, share, f"{low:.3f}–{high:.3f}", importance.better])
+    return [*_table(rows, left={0, 3}), ""]
 
 
 def _winner(study: optuna.Study, metric: str) -> list[str]:

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -11,10 +11,21 @@ from pneumonia.config.training import TrainingSettings
 from pneumonia.data.cache import Progress
 from pneumonia.data.dataset import DataSet, Images, preprocessing_of
 from pneumonia.errors import TrainingError
-from pneumonia.evaluation.study_figures import optimisation_history, parameter_importance
-from pneumonia.evaluation.trial_figures import TrialShown, slices, trial_curves
+from pneumonia.evaluation.study_figures import (
+    Importance,
+    optimisation_history,
+    parameter_importance,
+)
+from pneumonia.evaluation.trial_figures import (
+    TrialShown,
+    parallel_coordinates,
+    slices,
+    trial_curves,
+)
+from pneumonia.search.importance import importance_sentence, importances_of
+from pneumonia.search.page import study_page
 from pneumonia.search.queue import TrialQueue
-from pneumonia.search.report import count_states, importances_of, result_of, trials_table
+from pneumonia.search.report import count_states, result_of, trials_table
 from pneumonia.search.study import RESULT, RUN
 from pneumonia.search.trials import number_of, reason_of, state_of
 from pneumonia.tracking.local_state import LocalState
@@ -94,6 +105,8 @@ def _log_winner(
     run.tag({"winner.run_id": child.id, "winner.trial": number})
     run.log_parameters({f"winner/{key}": value for key, value in winner.params.items()})
     importances = importances_of(queue.study)
+    if page := study_page(queue.study, f"val/{settings.metric}"):
+        run.log_text(page, "figures/search.html")
     _log_figures(run, trials, importances, settings, number_of(winner), run_config.search.folds)
     images = data.open(preprocessing_of(settings), progress)
     trained = _trained(run, run_config, data, images, winner, progress)
@@ -145,18 +158,10 @@ def _drop_checkpoints(losers: list[FrozenTrial]) -> None:
             child.drop_checkpoint()
 
 
-def importance_sentence(importances: Mapping[str, float]) -> str:
-    """The importance of each parameter, in a sentence."""
-    if not importances:
-        return "Too few trials are complete to tell which parameters matter."
-    named = ", ".join(f"{key} {share:.0%}" for key, share in importances.items())
-    return f"What mattered (share of the variation explained): {named}."
-
-
 def _log_figures(
     run: Run,
     trials: list[FrozenTrial],
-    importances: Mapping[str, float],
+    importances: Sequence[Importance],
     settings: TrainingSettings,
     best: int,
     folds: int,
@@ -174,6 +179,8 @@ def _log_figures(
     step = "fold" if folds > 1 else "epoch"
     run.log_figure(trial_curves(shown, best, metric=metric, step=step), "trial_curves")
     run.log_figure(slices(shown, best, metric=metric), "slices")
+    figure = parallel_coordinates(shown, best, metric=metric, maximize=settings.higher_is_better)
+    run.log_figure(figure, "parallel_coordinates")
 
 
 def _shown(trial: FrozenTrial) -> TrialShown:
