@@ -52,6 +52,16 @@ def test_a_better_choice_is_named() -> None:
     assert found.better == "adamw"
 
 
+def test_four_trials_in_a_row_may_be_chance() -> None:
+    """Of the 24 orders of four values two are straight, which is more than one in twenty."""
+    study = optuna.create_study(direction="maximize")
+    for number in range(4):
+        rates = {"rate": FloatDistribution(0, 4)}
+        study.add_trial(create_trial(params={"rate": number}, distributions=rates, value=number))
+    (found,) = importances_of(study)
+    assert found.better == ""
+
+
 def test_too_few_trials_tell_nothing() -> None:
     assert importances_of(_study("maximize", trials=3)) == []
     assert "Too few trials" in importance_sentence([])

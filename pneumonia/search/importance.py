@@ -67,7 +67,7 @@ def _shares(trials: Sequence[FrozenTrial], direction: StudyDirection) -> dict[st
 
 def _better(name: str, trials: Sequence[FrozenTrial], direction: StudyDirection) -> str:
     """Which values of a parameter are better, by a rank test of all trials that drew it."""
-    from scipy.stats import kruskal, spearmanr
+    from scipy.stats import kendalltau, kruskal
 
     sign = 1 if direction == StudyDirection.MAXIMIZE else -1
     drawn = [
@@ -78,7 +78,7 @@ def _better(name: str, trials: Sequence[FrozenTrial], direction: StudyDirection)
     if len(drawn) < _LEAST_TRIALS:
         return ""
     if all(isinstance(value, int | float) for value, _ in drawn):
-        found = spearmanr(*zip(*drawn, strict=True))
+        found = kendalltau(*zip(*drawn, strict=True))
         certain = found.pvalue < _CHANCE  # NaN, where all are equal, is not
         return ("more" if found.statistic > 0 else "less") if certain else ""
     groups: dict[str, list[float]] = {}
