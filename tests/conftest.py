@@ -126,8 +126,6 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def interrupt_epoch(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Interrupt this process once, after it has reported so many epochs."""
-    from pneumonia.search import worker
-    from pneumonia.tracking import training
     from pneumonia.tracking.epochs import log_epoch
 
     def interrupt(number: int) -> None:
@@ -139,8 +137,7 @@ def interrupt_epoch(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
             if len(calls) == number:
                 os.kill(os.getpid(), signal.SIGTERM)
 
-        for module in (training, worker):
-            monkeypatch.setattr(module, "log_epoch", interrupted)
+        monkeypatch.setattr("pneumonia.tracking.epochs.log_epoch", interrupted)
 
     return interrupt
 

@@ -292,7 +292,7 @@ def test_initial_weights_are_not_asked_for_again_on_resuming(
     torch.save(NETWORKS["simple_cnn"].build(32, 0.0).state_dict(), workplace / "mine.pt")
     train = ("train", "--data", xrays, *QUICK, "--epochs", 2, "--weights", "mine.pt")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pneumonia.tracking.training.log_epoch", _interrupt)
+        patch.setattr("pneumonia.tracking.epochs.log_epoch", _interrupt)
         assert run_cli(*train).exit_code == 130
     client = mlflow.MlflowClient(f"sqlite:///{workplace}/mlflow.db")
     (run,) = client.search_runs(["0"])

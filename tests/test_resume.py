@@ -160,6 +160,7 @@ def test_a_stopped_run_goes_on_in_the_same_run(
     client = mlflow.MlflowClient(f"sqlite:///{workplace}/mlflow.db")
     (run,) = client.search_runs(["0"])
     assert run.info.status == "KILLED"
+    assert run.data.metrics["best/auc"] == run.data.metrics["val/auc"]  # known before the end
     assert f"pneumonia train --resume {run.info.run_id}" in stopped.stderr
     assert [kept.run_id for kept in kept_runs()] == [run.info.run_id]
 
@@ -175,6 +176,9 @@ def test_a_stopped_run_goes_on_in_the_same_run(
     steps = steps_of(client, run.info.run_id)
     assert steps["train/loss"] == [1, 2]
     assert steps["test/auc"] == [0]
+    aucs = [metric.value for metric in client.get_metric_history(run.info.run_id, "val/auc")]
+    assert steps["best/auc"] == [1, 2][: 1 + (aucs[1] > aucs[0])]
+    assert run.data.metrics["best/auc"] == max(aucs)
     assert kept_runs() == []
     assert len(client.search_model_versions("name='simple_cnn'")) == 1
 

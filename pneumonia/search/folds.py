@@ -12,7 +12,6 @@ from pneumonia.data.cache import Progress
 from pneumonia.data.dataset import DataSet, Images, preprocessing_of
 from pneumonia.data.splits import patient_folds
 from pneumonia.tracking.cross_validation import Fold
-from pneumonia.tracking.epochs import log_best
 from pneumonia.tracking.lookup import final_metrics
 from pneumonia.tracking.run_lifecycle import children_of, continue_run
 from pneumonia.tracking.runs import Run
@@ -78,7 +77,6 @@ def train_folds(
         child = continue_run(child.id) if child else parent.child(name, {"fold": str(number)})
         with _ending(child):
             trained = train_in_run(child, settings, data, images, progress)
-            log_best(child, trained.best)
             if keep_networks:
                 child.log_checkpoint(trained.network.state_dict(), data.settings.class_names)
         best = {

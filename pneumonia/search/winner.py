@@ -28,6 +28,7 @@ from pneumonia.search.queue import TrialQueue
 from pneumonia.search.report import count_states, result_of, trials_table
 from pneumonia.search.study import RESULT, RUN
 from pneumonia.search.trials import number_of, reason_of, state_of
+from pneumonia.tracking.epochs import log_best
 from pneumonia.tracking.local_state import LocalState
 from pneumonia.tracking.results import TrainingResult, description, log_result
 from pneumonia.tracking.run_config import RunConfig
@@ -139,7 +140,9 @@ def _trained(
         return trained
     attributes = winner.user_attrs
     network = read_network(find_run(attributes["run_id"]), settings)
-    return Trained(network, attributes["history"], attributes["best_epoch"], [])
+    trained = Trained(network, attributes["history"], attributes["best_epoch"], [])
+    log_best(run, settings, trained.best)
+    return trained
 
 
 def _deliver_leftovers(run: Run, trials: list[FrozenTrial]) -> None:

@@ -20,7 +20,7 @@ from pneumonia.search.report import short, trials_table
 from pneumonia.search.space import suggest
 from pneumonia.search.study import sampler_of
 from pneumonia.search.trials import number_of, reason_of, state_of
-from pneumonia.tracking.epochs import checkpoint_of, duration, log_best, log_epoch
+from pneumonia.tracking.epochs import EpochLog, checkpoint_of, duration
 from pneumonia.tracking.local_state import LocalState
 from pneumonia.tracking.run_config import RunConfig
 from pneumonia.tracking.run_lifecycle import continue_run, left_running
@@ -150,21 +150,13 @@ class Worker:
         return mean[self.metric]
 
     def _train(self, trial: optuna.Trial, child: Run, settings: TrainingSettings) -> Trained:
-        best: Epoch | None = None
+        epoch_log = EpochLog(child, settings)
 
         def on_epoch(epoch: Epoch) -> None:
-            nonlocal best
-            value = epoch[f"val/{self.metric}"]
             # First, since it fails where another worker has taken the trial by now.
-            trial.report(value, int(epoch["epoch"]))
-            log_epoch(child, settings, epoch)
-            if math.isfinite(value) and (
-                best is None or settings.better(value, best[f"val/{self.metric}"])
-            ):
-                best = epoch
+            trial.report(epoch[f"val/{self.metric}"], int(epoch["epoch"]))
+            epoch_log(epoch)
             if trial.should_prune():
-                if best is not None:
-                    log_best(child, best)
                 raise optuna.TrialPruned
 
         images = self.data.open(preprocessing_of(settings), self.progress)
@@ -180,7 +172,6 @@ class Worker:
     def _complete(self, child: Run, settings: TrainingSettings, trained: Trained) -> float:
         """Log a trained trial, with its checkpoint if it is the best so far; returns its value."""
         value = trained.best[f"val/{self.metric}"]
-        log_best(child, trained.best)
         leader = self.queue.best()
         leads = settings.better(value, leader.value if leader else None)
         # One that is as good may win as well: of equal trials the lowest number wins.

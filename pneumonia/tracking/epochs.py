@@ -12,6 +12,28 @@ from pneumonia.training.checkpoint import Checkpoint, Epoch
 log = logging.getLogger(__name__)
 
 
+class EpochLog:
+    """Logs each epoch of one training, and the best so far as soon as it is known.
+
+    Attributes:
+        best: The best epoch so far.
+    """
+
+    def __init__(self, run: Run, settings: TrainingSettings) -> None:
+        self.best: Epoch | None = None
+        self._run = run
+        self._settings = settings
+
+    def __call__(self, epoch: Epoch) -> None:
+        """Log an epoch's metrics."""
+        chosen_by = f"val/{self._settings.metric}"
+        before = None if self.best is None else self.best[chosen_by]
+        if self._settings.better(epoch[chosen_by], before):
+            self.best = epoch
+            log_best(self._run, self._settings, epoch)
+        log_epoch(self._run, self._settings, epoch)
+
+
 def log_epoch(run: Run, settings: TrainingSettings, epoch: Epoch) -> None:
     """Log one epoch and report it in a line, unless the run has it already."""
     if run.log_epoch(epoch):
@@ -47,16 +69,19 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f}m" if seconds < 6000 else f"{seconds / 3600:.1f}h"
 
 
-def log_best(run: Run, best: Epoch) -> None:
-    """Log the best epoch's number and validation metrics as ``best/epoch``, ``best/auc`` etc."""
-    run.log_metrics(
-        {
-            f"best/{key.removeprefix('val/')}": value
-            for key, value in best.items()
-            if key.startswith("val/") or key == "epoch"
-        },
-        step=int(best["epoch"]),
-    )
+def log_best(run: Run, settings: TrainingSettings, best: Epoch) -> None:
+    """Log the best epoch's validation metrics as ``best/auc`` etc., and its number.
+
+    The metric that chose it comes first: MLflow's comparison of runs opens with the first one.
+    """
+    chosen_by = f"val/{settings.metric}"
+    ordered = {chosen_by: best[chosen_by], **best}
+    metrics = {
+        f"best/{key.removeprefix('val/')}": value
+        for key, value in ordered.items()
+        if key.startswith("val/")
+    }
+    run.log_metrics({**metrics, "best/epoch": best["epoch"]}, step=int(best["epoch"]))
 
 
 def checkpoint_of(run: Run, settings: TrainingSettings, data: DataSet) -> Checkpoint:

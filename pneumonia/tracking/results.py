@@ -12,7 +12,6 @@ from pneumonia.evaluation.document import as_html, as_markdown
 from pneumonia.evaluation.figures import learning_curves
 from pneumonia.evaluation.intervals import Interval
 from pneumonia.tracking.candidate import Candidate, validated
-from pneumonia.tracking.epochs import log_best
 from pneumonia.tracking.input_gate import log_gate_rates
 from pneumonia.tracking.model_card import model_card
 from pneumonia.tracking.models import log_model
@@ -71,9 +70,8 @@ def log_result(
     *,
     register_winner: bool,
 ) -> TrainingResult:
-    """Log the curves and the best epoch of a training, and what ``log_candidate`` logs."""
+    """Log the curves of a training, some of its images, and what ``log_candidate`` logs."""
     run.log_figure(learning_curves(trained.history, best_epoch=trained.best_epoch), "curves")
-    log_best(run, trained.best)
     seen = f"{data.name}: training images as the network sees them"
     augmented = augmented_batch(
         images["train"], augmentation_of(settings), data.settings.class_names, title=seen

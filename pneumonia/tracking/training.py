@@ -1,7 +1,6 @@
 """Training in a run: logged as it goes, resumable, and its network read back."""
 
 from collections.abc import Mapping
-from functools import partial
 
 import torch
 from torch import nn
@@ -9,7 +8,7 @@ from torch import nn
 from pneumonia.config.training import TrainingSettings
 from pneumonia.data.cache import Progress
 from pneumonia.data.dataset import DataSet, Images
-from pneumonia.tracking.epochs import checkpoint_of, log_epoch
+from pneumonia.tracking.epochs import EpochLog, checkpoint_of
 from pneumonia.tracking.runs import Run
 from pneumonia.training.distributed import ALONE, Ranks
 from pneumonia.training.loop import Trained, train
@@ -38,9 +37,8 @@ def train_in_run(
         DeviceError, TrainingError, UsageError, KeyboardInterrupt: As ``training.loop.train``.
         TrackingError: The tracking store stopped answering.
     """
-    on_epoch = partial(log_epoch, run, settings)
     checkpoint = checkpoint_of(run, settings, data)
-    trained = train(settings, images, on_epoch, checkpoint, ranks, progress)
+    trained = train(settings, images, EpochLog(run, settings), checkpoint, ranks, progress)
     log_remarks(run, trained)
     return trained
 
