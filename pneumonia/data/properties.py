@@ -1,5 +1,7 @@
 """What a file tells without its anatomy: sizes, compression and exposure."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -26,9 +28,15 @@ and standard deviation of the grey levels; mean of the outer tenth; share of lev
 
 def file_properties(images: Images) -> NDArray[np.float64]:
     """Measure each image, float64 (n, len(PROPERTIES)), in the order of ``PROPERTIES``."""
-    headers = np.array([_header(file) for file in images.files])  # (n, 5)
     levels = [_levels(images.pixels[rows]) for rows in images.rows.split(1024)]
-    return np.concatenate([headers, torch.cat(levels).double().numpy()], axis=1)
+    return np.concatenate(
+        [header_properties(images.files), torch.cat(levels).double().numpy()], axis=1
+    )
+
+
+def header_properties(files: Sequence[ImageFile]) -> NDArray[np.float64]:
+    """Measure what the files' headers tell, float64 (n, 5): the first five of ``PROPERTIES``."""
+    return np.array([_header(file) for file in files])
 
 
 def _header(file: ImageFile) -> tuple[float, float, float, float, float]:

@@ -5,14 +5,41 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 
 from pneumonia.evaluation.arrays import Labels
-from pneumonia.evaluation.intervals import Interval, percentile_interval, resampled_weights
+from pneumonia.evaluation.intervals import (
+    Interval,
+    auc_interval,
+    percentile_interval,
+    resampled_weights,
+)
 from pneumonia.evaluation.metrics import weighted_metrics
 
 _FOLDS = 5
 _RESAMPLES = 200
+
+
+STRONG = 0.7
+"""A property that tells the classes apart with an AUC of this is a shortcut to warn of."""
+
+
+def ranking_auc(values: NDArray[np.float64], truth: Labels) -> tuple[float, Interval]:
+    """AUC of ranking images by one value, upwards or downwards, whichever is better.
+
+    Takes milliseconds; ``predictive_auc`` finds relations that do not rise or fall as well.
+
+    Args:
+        values: One an image, float64 (n,), all known.
+        truth: 0 or 1, int (n,), both there.
+
+    Returns:
+        The AUC, 0.5–1, and its 95 % interval by DeLong's variance, 0–1.
+    """
+    auc = float(roc_auc_score(truth, values))
+    low, high = auc_interval(truth, values)
+    return (auc, (low, high)) if auc >= 0.5 else (1 - auc, (1 - high, 1 - low))
 
 
 def predictive_auc(

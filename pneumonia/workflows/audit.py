@@ -19,14 +19,11 @@ from pneumonia.errors import DataError
 from pneumonia.evaluation.contact_sheet import SheetPair, contact_sheet
 from pneumonia.evaluation.gallery import save_marked
 from pneumonia.evaluation.intervals import Interval
-from pneumonia.evaluation.shortcuts import predictive_auc
+from pneumonia.evaluation.shortcuts import STRONG, predictive_auc
 
 _PREPROCESSING = Preprocessing(80)
 _DRAWN = Preprocessing(240, "pad")
 _SHOWN = 24
-
-STRONG = 0.7
-"""A property that tells the classes apart with an AUC of this is a shortcut to warn of."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,17 +1,26 @@
 """Validate options, data and the device before anything is trained."""
 
 import logging
+from collections.abc import Sequence
+
+import numpy as np
 
 from pneumonia.config.data import DEMO
 from pneumonia.config.experiment import Experiment
 from pneumonia.data.cache import Progress
 from pneumonia.data.dataset import DataSet, load_data_set, preprocessing_of
+from pneumonia.data.folders import ImageFile
+from pneumonia.data.properties import PROPERTIES, header_properties
+from pneumonia.evaluation.shortcuts import STRONG, ranking_auc
 from pneumonia.networks.registry import network_named
 from pneumonia.tracking.store import tracking_uri
 from pneumonia.training.device import choose_engine
 from pneumonia.training.distributed import torchrun_ranks
 
 log = logging.getLogger(__name__)
+
+_HEADERS_READ = 2_000
+"""Enough for an AUC known to 0.02, and read in a second."""
 
 
 def load_data(
@@ -59,4 +68,34 @@ def load_data(
             training.learning_rate,
         )
     log.info("%s\n%s", data.root, data.report())
+    if shortcut := strongest_shortcut(data.roles["train"]):
+        log.warning("%s", shortcut)
     return data
+
+
+def strongest_shortcut(files: Sequence[ImageFile]) -> str:
+    """What alone tells the classes of training images apart though it shows no lungs, in words.
+
+    Args:
+        files: The training images, of both classes; at most ``_HEADERS_READ`` of them are looked
+            at, drawn with a fixed seed.
+
+    Returns:
+        The strongest property and its AUC, or nothing where no property's AUC reaches ``STRONG``.
+    """
+    order = np.random.default_rng(0).permutation(len(files))
+    kept = [files[place] for place in order[:_HEADERS_READ]]
+    truth = np.array([file.label for file in kept])
+    values = header_properties(kept)  # (n, 5)
+    found = [
+        (*ranking_auc(column, truth), name)
+        for name, column in zip(PROPERTIES, values.T, strict=False)
+        if len(set(truth)) == 2 and np.isfinite(column).all()
+    ]
+    auc, (low, high), name = max(found, default=(0.5, (0.5, 0.5), ""))
+    if low < STRONG:
+        return ""
+    return (
+        f"the {name} alone tells the training images' classes apart with an AUC of {auc:.2f} "
+        f"({low:.2f}–{high:.2f}), and a network may learn it: see 'pneumonia audit'"
+    )
