@@ -21,8 +21,16 @@ from pneumonia.training.schedule import averaged, build_optimizer
 from pneumonia.training.setup import build_network
 
 
-def bare_step(settings: TrainingSettings, engine: Engine) -> Callable[[], torch.Tensor]:
-    """The step alone, as the settings want it, on random tensors in memory; it gives the loss."""
+def bare_step(
+    settings: TrainingSettings, engine: Engine, compile_mode: str = ""
+) -> Callable[[], torch.Tensor]:
+    """The step alone, as the settings want it, on random tensors in memory; it gives the loss.
+
+    Args:
+        settings: The network, its input and its optimizer.
+        engine: Where to compute.
+        compile_mode: A mode of ``torch.compile``; empty runs the network eagerly.
+    """
     network = build_network(settings).to(engine.device).to(memory_format=torch.channels_last)
     optimizer = build_optimizer(network, settings)
     side = settings.image_size
@@ -31,6 +39,8 @@ def bare_step(settings: TrainingSettings, engine: Engine) -> Callable[[], torch.
     labels = torch.randint(0, 2, (settings.batch_size,), device=engine.device)
     average = averaged(network, settings.ema) if settings.ema else None
     network.train()
+    if compile_mode:
+        network.compile(mode=compile_mode)
 
     def step() -> torch.Tensor:
         with engine.autocast():

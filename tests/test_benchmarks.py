@@ -9,7 +9,7 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
-from benchmarks import cache, step, throughput, usual_recipe
+from benchmarks import cache, gpu, step, throughput, usual_recipe
 from benchmarks.report import ratios
 from pneumonia.config.data import DataSettings
 from pneumonia.config.experiment import load_experiment
@@ -38,6 +38,18 @@ def test_benchmarks_print_what_they_measured(
         assert min(figure["values"]) <= figure["median"] <= max(figure["values"])
         assert figure["what"] in result.stderr
     assert torch.__version__.startswith(measured["torch"])
+
+
+@pytest.mark.slow
+def test_the_small_form_of_the_gpu_benchmark_runs_on_a_cpu(xrays: Path) -> None:
+    small = "--image-size 32 --batch-size 4 --steps 1 --repeats 1 --epochs 1 --no-compile"
+    result = CliRunner().invoke(gpu.main, [*small.split(), "--data", xrays, "--images", xrays])
+    assert result.exit_code == 0, result.output
+    measured = [figure["what"] for figure in json.loads(result.stdout)["figures"]]
+    assert "step, fp32 without TF32" in measured
+    assert "pipeline over bare step" in measured
+    assert "time to AUC 0.99" in measured
+    assert "prediction, from files to rows" in measured
 
 
 def test_ratios_compare_neighbours() -> None:
