@@ -118,6 +118,26 @@ def test_champions_are_compared_on_the_same_images_only(
     assert "version 4 is champion already" in again.stdout
 
 
+def test_a_move_says_how_to_undo_it_and_leaves_its_history(
+    store: SimpleNamespace, run_cli: Cli
+) -> None:
+    def history(number: str) -> set[str]:
+        tags = store.client.get_model_version("net", number).tags
+        return {key for key in tags if key.startswith("champion.")}
+
+    assert "to undo" not in add(store, auc=0.8)
+    undo = "; to undo: pneumonia promote models:/net/1"
+    assert add(store, auc=0.9).endswith(undo)
+    assert history("1") == {"champion.since", "champion.until"}
+    assert history("2") == {"champion.since"}
+    back = run_cli(*undo.partition("pneumonia ")[2].split(), "--tracking-uri", store.uri)
+    assert back.exit_code == 0
+    assert back.stdout.strip().endswith("; to undo: pneumonia promote models:/net/2")
+    assert champion(store) == "1"
+    assert history("1") == {"champion.since"}
+    assert history("2") == {"champion.since", "champion.until"}
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("workplace")
 def test_training_says_what_became_of_the_champion(xrays: Path, run_cli: Cli) -> None:

@@ -3,11 +3,13 @@
 A version carries what it was validated with as tags: ``metric``, the metric that chose it;
 ``val.METRIC``, its validation metrics; ``data.validation``, the digest of the validation images;
 ``data.synthetic``, whether it was trained on synthetic images. Comparisons read these tags only.
+``champion.since`` and ``champion.until`` say when the alias came to a version, and when it left.
 """
 
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
 
 import mlflow
 from filelock import FileLock
@@ -115,13 +117,14 @@ def promote(model_uri: str, alias: str = CHAMPION, *, require_better: bool = Fal
             stays = f"{alias} stays version {holder.version}" if holder else f"{alias} is not set"
             raise CheckError(f"{name}: {stays}: {comparison}")
         try:
-            client.set_registered_model_alias(name, alias, number)
+            _move(client, alias, version, holder)
         except MlflowException as error:
             raise UsageError(f"alias = {alias!r}: {str(error).splitlines()[0]}") from None
     moved = f"moved from version {holder.version} to" if holder else "set, for the first time, to"
     objection = _objection(version)
     note = f"; note that {objection}" if objection and objection != comparison else ""
-    return f"{name}: {alias} {moved} version {number}: {comparison}{note}"
+    undo = _way_back(holder, alias)
+    return f"{name}: {alias} {moved} version {number}: {comparison}{note}{undo}"
 
 
 def _promote_if_better(client: mlflow.MlflowClient, name: str, number: str) -> str:
@@ -137,10 +140,30 @@ def _promote_if_better(client: mlflow.MlflowClient, name: str, number: str) -> s
         if holder and _is_synthetic(holder):
             better, reason = True, f"version {holder.version} was trained on synthetic images"
     if better:
-        client.set_registered_model_alias(name, CHAMPION, number)
-        return f"version {number} is the new champion: {reason}"
+        _move(client, CHAMPION, version, holder)
+        return f"version {number} is the new champion: {reason}{_way_back(holder, CHAMPION)}"
     kept = f"version {holder.version} stays champion" if holder else "there is no champion"
     return f"{kept}: {reason}; to decide otherwise: pneumonia promote models:/{name}/{number}"
+
+
+def _move(
+    client: mlflow.MlflowClient, alias: str, version: ModelVersion, holder: ModelVersion | None
+) -> None:
+    """Move an alias to a version, and note in both versions' tags when that was."""
+    name, now = str(version.name), datetime.now(UTC).isoformat(timespec="seconds")
+    client.set_registered_model_alias(name, alias, str(version.version))
+    client.set_model_version_tag(name, str(version.version), f"{alias}.since", now)
+    if f"{alias}.until" in version.tags:
+        client.delete_model_version_tag(name, str(version.version), f"{alias}.until")
+    if holder:
+        client.set_model_version_tag(name, str(holder.version), f"{alias}.until", now)
+
+
+def _way_back(holder: ModelVersion | None, alias: str) -> str:
+    if holder is None:
+        return ""
+    option = "" if alias == CHAMPION else f" --alias {alias}"
+    return f"; to undo: pneumonia promote models:/{holder.name}/{holder.version}{option}"
 
 
 def _compare(version: ModelVersion, holder: ModelVersion | None) -> tuple[bool, str]:
