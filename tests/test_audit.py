@@ -76,6 +76,16 @@ def test_the_strongest_shortcut_is_said_before_training(copied: Path) -> None:
         assert "an AUC of 1.00" in said()
 
 
+def test_a_sheet_that_cannot_be_written_does_not_cost_the_report(
+    xrays: Path, tmp_path: Path, run_cli: Cli
+) -> None:
+    (tmp_path / "file").touch()
+    result = run_cli("audit", xrays, "--sheet", tmp_path / "file" / "pairs.png")
+    assert result.exit_code == 1
+    assert "pairs.png" in result.stderr
+    assert _row(result, "file size")
+
+
 @pytest.mark.parametrize("how", ["jpeg", "brighter", "smaller"])
 def test_one_picture_in_two_roles_is_found(copied: Path, run_cli: Cli, how: str) -> None:
     original = next((copied / "train" / "NORMAL").iterdir())

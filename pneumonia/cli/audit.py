@@ -30,9 +30,10 @@ def audit(data: str, sheet: Path | None, **values: Any) -> None:
     from pneumonia.config.data import DataSettings
     from pneumonia.errors import CheckError
     from pneumonia.workflows.audit import audit as run
+    from pneumonia.workflows.audit import draw_alike
 
-    found = run(DataSettings(data=data, **given(values)), ProgressBar(), sheet)
-    click.echo(found.report)
+    found = run(DataSettings(data=data, **given(values)), ProgressBar())
+    click.echo(found.data.report())
     click.echo(f"\n{'what it sees':20} {'class: AUC (95 % interval)':28} train or test: AUC")
     for row in found.shortcuts:
         of_label = f"{row.label_auc:.3f} ({row.label_interval[0]:.3f}–{row.label_interval[1]:.3f})"
@@ -47,6 +48,8 @@ def audit(data: str, sheet: Path | None, **values: Any) -> None:
         )
     for problem in found.problems[:20]:
         click.echo(f"problem: {problem}")
+    if sheet is not None:  # last, since it may fail
+        draw_alike(found, sheet)
     if found.problems:
         count = len(found.problems)
         problems = "1 problem" if count == 1 else f"{count:,} problems"

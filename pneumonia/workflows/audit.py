@@ -1,6 +1,6 @@
 """``pneumonia audit``: what in a data set would make results too good to be true."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,33 +51,49 @@ class Shortcut:
 
 
 @dataclass(frozen=True, slots=True)
+class Alike:
+    """Two files that show one picture.
+
+    Attributes:
+        pair: The files.
+        roles: The role of each.
+    """
+
+    pair: Pair
+    roles: tuple[str, str]
+
+    @property
+    def wrong(self) -> bool:
+        """Whether it makes results wrong: the files have two roles or two classes."""
+        return self.roles[0] != self.roles[1] or self.pair.first.label != self.pair.second.label
+
+
+@dataclass(frozen=True, slots=True)
 class Audit:
     """What an audit found.
 
     Attributes:
-        report: Counts by role, and remarks.
+        data: The data set.
         problems: What invalidates results, a sentence each.
         shortcuts: A row a property, and one of all together.
+        alike: Files of the same content, and of almost the same.
     """
 
-    report: str
+    data: DataSet
     problems: Sequence[str]
     shortcuts: Sequence[Shortcut]
+    alike: Sequence[Alike]
 
 
-def audit(
-    settings: DataSettings, progress: Progress | None = None, sheet: Path | None = None
-) -> Audit:
+def audit(settings: DataSettings, progress: Progress | None = None) -> Audit:
     """Look for what would make results on a data set wrong.
 
     Args:
         settings: The data, as ``train`` takes it.
         progress: Told what is done, and how many images of how many.
-        sheet: PNG file to draw images into that are there twice or almost so, in pairs.
 
     Raises:
-        DataError: There is no data set, images are unreadable and not to be skipped, or the sheet
-            cannot be written.
+        DataError: There is no data set, or images are unreadable and not to be skipped.
     """
     lenient = settings.model_copy(
         update={"allow_leakage": True, "allow_conflicting_labels": True},
@@ -93,31 +109,28 @@ def audit(
     ]
     shortcuts.append(_shortcut("all of them", values, files, role_of))
     roles = {id(file): str(role) for file, role in zip(files, role_of, strict=True)}
-    alike = near_duplicates(images)
-    if sheet is not None:
-        _draw_pairs(sheet, data, [*_identical(files), *alike], roles)
-    return Audit(data.report(), _problems(data, alike, roles), shortcuts)
+
+    def with_roles(pairs: Sequence[Pair]) -> list[Alike]:
+        return [Alike(pair, (roles[id(pair.first)], roles[id(pair.second)])) for pair in pairs]
+
+    almost = with_roles(near_duplicates(images))
+    alike = [*with_roles(_identical(files)), *almost]
+    return Audit(data, _problems(data, almost), shortcuts, alike)
 
 
-def _problems(data: DataSet, pairs: Sequence[Pair], roles: Mapping[int, str]) -> list[str]:
+def _problems(data: DataSet, almost: Sequence[Alike]) -> list[str]:
     files = [file for images in data.roles.values() for file in images]
     found = [str(leakage) for leakage in summary.leakages(data.roles)]
     if conflicting := summary.conflicting_labels(files):
         found.append(f"{len(conflicting)} images are in both class folders with identical content")
-    for pair in pairs:
-        first_role, second_role = roles[id(pair.first)], roles[id(pair.second)]
-        if _is_wrong(pair, roles):
+    for alike in almost:
+        if alike.wrong:
+            first, second = alike.pair.first.path, alike.pair.second.path
             found.append(
-                f"{pair.first.path} ({first_role}) and {pair.second.path} ({second_role}) show "
-                f"almost the same picture (correlation {pair.correlation:.3f})"
+                f"{first} ({alike.roles[0]}) and {second} ({alike.roles[1]}) show almost the same "
+                f"picture (correlation {alike.pair.correlation:.3f})"
             )
     return found
-
-
-def _is_wrong(pair: Pair, roles: Mapping[int, str]) -> bool:
-    """Whether a pair makes results wrong: its images have two roles or two classes."""
-    of_roles = roles[id(pair.first)] != roles[id(pair.second)]
-    return of_roles or pair.first.label != pair.second.label
 
 
 def _identical(files: Sequence[ImageFile]) -> list[Pair]:
@@ -131,31 +144,40 @@ def _identical(files: Sequence[ImageFile]) -> list[Pair]:
     return pairs
 
 
-def _draw_pairs(
-    target: Path, data: DataSet, pairs: Sequence[Pair], roles: Mapping[int, str]
-) -> None:
-    """Draw the pairs that make results wrong first, and as many of the others as there is room."""
-    names = data.settings.class_names
-    order = sorted(pairs, key=lambda pair: (not _is_wrong(pair, roles), -pair.correlation))
-    shown = order[:_SHOWN]
+def draw_alike(found: Audit, target: Path) -> None:
+    """Draw files that show one picture in pairs, as many as there is room for.
+
+    Args:
+        found: What an audit found; pairs that make results wrong come first.
+        target: PNG file to write.
+
+    Raises:
+        DataError: A file of a pair cannot be read any more, or the sheet cannot be written.
+    """
+    names = found.data.settings.class_names
+    order = sorted(found.alike, key=lambda alike: (not alike.wrong, -alike.pair.correlation))
     drawn = []
-    for pair in shown:
+    for alike in order[:_SHOWN]:
+        pair = alike.pair
         both = (pair.first, pair.second)
         try:
             first, second = (decode(file.path.read_bytes(), _DRAWN) for file in both)
         except (OSError, UnreadableImageError) as error:
             raise DataError(f"cannot draw {str(pair.first.path)!r}: {error}") from None
-        places = [f"{roles[id(file)]}, {names[file.label]}" for file in both]
+        places = [
+            f"{role}, {names[file.label]}" for role, file in zip(alike.roles, both, strict=True)
+        ]
         drawn.append(
             SheetPair(
                 (first, second),
                 (pair.first.path.name, pair.second.path.name),
                 (places[0], places[1]),
                 pair.correlation,
-                _is_wrong(pair, roles),
+                alike.wrong,
             )
         )
-    title = f"{data.name}: {len(drawn)} of {len(pairs):,} pairs of files that show one picture"
+    pairs = f"{len(drawn)} of {len(found.alike):,} pairs of files"
+    title = f"{found.data.name}: {pairs} that show one picture"
     save_marked(contact_sheet(drawn, title=title), target)
 
 
