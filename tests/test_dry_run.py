@@ -40,8 +40,10 @@ def test_trials_and_folds_take_as_many_times(empty_folder: Path, xrays: Path, ru
     once = estimate("train")
     search = estimate("train", "--trials", "50", "--study", "night", "--pruner", "none")
     folds = estimate("cross-validate", "--folds", "3")
-    assert (once["n_trainings"], search["n_trainings"], folds["n_trainings"]) == (1, 50, 3)
-    for found in (once, search, folds):
+    by_folds = estimate("train", "--trials", "4", "--folds", "3")  # and the winner once more
+    all_found = (once, search, folds, by_folds)
+    assert [found["n_trainings"] for found in all_found] == [1, 50, 3, 13]
+    for found in all_found:
         an_epoch = found["n_images"] / found["images_per_second"]
         assert found["seconds"] > found["n_trainings"] * found["epochs"] * an_epoch
     assert list(empty_folder.iterdir()) == []
@@ -68,6 +70,7 @@ def test_a_batch_may_be_the_whole_training_set(xrays: Path, tmp_path: Path, run_
     [
         (("--batch-size", "5000"), "batch_size = 5000 is larger"),
         (("--resume", "0" * 32), "leave --resume out"),
+        (("--folds", "3"), "add --trials"),
         (("--data", "nowhere"), "nowhere"),
     ],
 )

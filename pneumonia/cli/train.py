@@ -67,7 +67,7 @@ def train(resume: str, seeds: int, dry_run: bool, as_json: bool, **options: Any)
     if dry_run:
         if resume:
             raise UsageError("--dry-run estimates a new run: leave --resume out")
-        print_estimate(given(options) | {"seeds": seeds}, as_json=as_json)
+        _estimate(seeds, given(options), as_json=as_json)
         return
     from pneumonia.workflows.train import resume_run
     from pneumonia.workflows.train import train as train_workflow
@@ -87,6 +87,15 @@ def train(resume: str, seeds: int, dry_run: bool, as_json: bool, **options: Any)
         print_json(result.as_json() if result else {})
     else:
         print_result(result)
+
+
+def _estimate(seeds: int, options: dict[str, Any], *, as_json: bool) -> None:
+    from pneumonia.config.search import SearchSettings
+    from pneumonia.workflows.train import refuse_folds_alone
+
+    asked = {name: options[name] for name in SearchSettings.model_fields if name in options}
+    refuse_folds_alone(SearchSettings(**asked), options.get("jobs", 1))
+    print_estimate(options | {"seeds": seeds}, as_json=as_json)
 
 
 def _train_seeds(

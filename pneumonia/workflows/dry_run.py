@@ -106,7 +106,9 @@ def dry_run(
     engine = choose_engine(training.device, training.precision)
     an_epoch = n_training / rate + n_validation / scoring
     n_stressed = 2 * IMAGES_A_CLASS * (1 + len(CHANGES)) + n_validation + len(data.roles["test"])
-    n_trainings, n_stress_tests = trials * folds * seeds, seeds if folds == 1 else 0
+    by_folds = trials > 1 and folds > 1  # then the winner is trained once more
+    n_trainings = trials * folds * seeds + by_folds
+    n_stress_tests = folds if trials == 1 and folds > 1 else seeds
     return Estimate(
         network=training.network,
         n_trainings=n_trainings,

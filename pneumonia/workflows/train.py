@@ -83,10 +83,7 @@ def train(
     )
     if search.trials > 1 or jobs > 1:
         run_config = run_config.as_search()
-    if run_config.cross_validating:
-        raise UsageError(
-            "--folds scores the trials of a search: add --trials, or use 'pneumonia cross-validate'"
-        )
+    refuse_folds_alone(search, jobs)
     if torchrun_ranks().is_first:
         connect(tracking_uri)
     start = "join" if join else "resume" if resume else "begin"
@@ -98,6 +95,18 @@ def train(
         progress=progress,
         on_run=on_run,
     )
+
+
+def refuse_folds_alone(search: SearchSettings, jobs: int) -> None:
+    """Refuse folds without a search whose trials they would score.
+
+    Raises:
+        UsageError: That is what was asked for.
+    """
+    if search.folds > 1 and search.trials == 1 and jobs == 1 and not search.study:
+        raise UsageError(
+            "--folds scores the trials of a search: add --trials, or use 'pneumonia cross-validate'"
+        )
 
 
 def resume_run(
