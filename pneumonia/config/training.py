@@ -66,6 +66,10 @@ class TrainingSettings(Settings):
     warmup: float = Field(
         default=0.1, ge=0, le=0.9, description="Share of the steps spent warming up."
     )
+    standardise: bool = Field(
+        default=False,
+        description="Give each image a standard brightness and contrast before the first layer.",
+    )
     dropout: float = Field(default=0.0, ge=0, le=0.95, description="Dropout probability.")
     label_smoothing: float = Field(default=0.0, ge=0, le=0.5, description="Label smoothing.")
     class_weights: Literal["none", "balanced"] = Field(

@@ -25,13 +25,14 @@ class Ensemble(nn.Module):
 
 
 def trained_network(
-    build: Callable[[int, float], nn.Module],
+    build: Callable[[int, float, bool], nn.Module],
     image_size: int,
+    standardise: bool,
     members: int,
     weights: Mapping[str, torch.Tensor],
 ) -> nn.Module:
     """Build one network, or an ensemble of several, with given weights, in evaluation mode."""
-    networks = [build(image_size, 0.0) for _ in range(members)]
+    networks = [build(image_size, 0.0, standardise) for _ in range(members)]
     network = networks[0] if members == 1 else Ensemble(networks)
     network.load_state_dict(weights)
     return network.eval()

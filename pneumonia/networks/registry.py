@@ -1,7 +1,7 @@
 """The networks by name. Adding one is one function and one line here."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from torch import nn
 
@@ -10,19 +10,26 @@ from pneumonia.networks.resnet34 import resnet34
 from pneumonia.networks.simple_cnn import simple_cnn
 
 
+class Build(Protocol):
+    """Builds a network."""
+
+    def __call__(self, image_size: int, dropout: float, standardise: bool = False) -> nn.Module:
+        """Build it for images of a side in pixels, with a dropout probability and first layer."""
+
+
 @dataclass(frozen=True, slots=True)
 class Network:
     """What the rest of the package needs to know of a network.
 
     Attributes:
-        build: From the image size in pixels and the dropout probability to the network.
+        build: Builds it with random weights.
         head: Prefix of the last layer's parameters, replaced when weights have other classes.
         cam_layer: Name of the layer whose activations Grad-CAM explains.
         gate_layer: Name of the layer whose activations the input gate compares.
         official: Name of torchvision's weights, where there are any.
     """
 
-    build: Callable[[int, float], nn.Module]
+    build: Build
     head: str
     cam_layer: str
     gate_layer: str

@@ -6,8 +6,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-# This module's source travels with every logged model: it imports nothing of this package. Nor does
-# it import torchvision, which takes as long as torch itself.
+from pneumonia.networks.standardise import Standardise
+
+# This module's source travels with every logged model, after that of ``standardise``. It does not
+# import torchvision, which takes as long as torch itself.
 
 _BLOCKS = (3, 4, 6, 3)
 _CHANNELS = (64, 64, 128, 256, 512)
@@ -51,8 +53,9 @@ class DropoutLinear(nn.Linear):
 class ResNet34(nn.Module):
     """A 7×7 convolution, four layers of 3, 4, 6 and 3 blocks, and a head on their mean."""
 
-    def __init__(self, dropout: float) -> None:
+    def __init__(self, dropout: float, standardise: bool) -> None:
         super().__init__()
+        self.standardise = Standardise() if standardise else nn.Identity()
         self.conv1 = nn.Conv2d(3, _CHANNELS[0], 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(_CHANNELS[0])
         self.relu = nn.ReLU(inplace=True)
@@ -72,22 +75,24 @@ class ResNet34(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Map images (B, 3, H, W) to logits (B, 2)."""
-        features = self.maxpool(self.relu(self.bn1(self.conv1(images))))  # (B, 64, H/4, W/4)
+        features = self.relu(self.bn1(self.conv1(self.standardise(images))))  # (B, 64, H/2, W/2)
+        features = self.maxpool(features)  # (B, 64, H/4, W/4)
         for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
             features = layer(features)  # in the end (B, 512, H/32, W/32)
         logits: torch.Tensor = self.fc(features.mean(dim=(2, 3)))
         return logits
 
 
-def resnet34(image_size: int, dropout: float) -> nn.Module:
+def resnet34(image_size: int, dropout: float, standardise: bool = False) -> nn.Module:
     """Build ResNet34 with a two-class head: 21,285,698 parameters.
 
     Args:
         image_size: Not needed, since the network pools over all positions; at least 32 makes sense.
         dropout: Probability of dropping a feature before the head, 0–1.
+        standardise: Whether its first layer is ``Standardise``.
 
     Returns:
         A network from float (B, 3, H, W) to logits (B, 2).
     """
     del image_size
-    return ResNet34(dropout)
+    return ResNet34(dropout, standardise)

@@ -4,12 +4,14 @@ from itertools import pairwise
 
 from torch import nn
 
-# This module's source travels with every logged model: it imports nothing of this package.
+from pneumonia.networks.standardise import Standardise
+
+# This module's source travels with every logged model, after that of ``standardise``.
 
 _CHANNELS = (3, 64, 128, 256, 512)
 
 
-def simple_cnn(image_size: int, dropout: float) -> nn.Sequential:
+def simple_cnn(image_size: int, dropout: float, standardise: bool = False) -> nn.Sequential:
     """Build SimpleCNN: 104,838,274 parameters at 224×224.
 
     Four 3×3 convolutions with padding 1 to 64, 128, 256 and 512 channels, each with ReLU and 2×2
@@ -18,6 +20,7 @@ def simple_cnn(image_size: int, dropout: float) -> nn.Sequential:
     Args:
         image_size: Side of the input images in pixels, at least 16.
         dropout: Probability of dropping an activation between fully connected layers, 0–1.
+        standardise: Whether its first layer is ``Standardise``.
 
     Returns:
         A network from float (B, 3, image_size, image_size) to logits (B, 2).
@@ -27,6 +30,8 @@ def simple_cnn(image_size: int, dropout: float) -> nn.Sequential:
         convolutions += [nn.Conv2d(below, above, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
     side = image_size // 16  # halved by each of four poolings
     network = nn.Sequential()
+    if standardise:
+        network.add_module("standardise", Standardise())
     network.add_module("features", nn.Sequential(*convolutions))
     network.add_module(
         "classifier",

@@ -6,7 +6,7 @@ from types import ModuleType
 
 from pneumonia.data import decode, dicom, input_checks, limits
 from pneumonia.evaluation import decide, gate
-from pneumonia.networks import ensemble
+from pneumonia.networks import ensemble, standardise
 from pneumonia.networks.registry import network_named
 from pneumonia.tracking import serving
 
@@ -19,8 +19,8 @@ def scoring_source(network: str) -> str:
     build = network_named(network).build
     module = inspect.getmodule(build)
     assert module is not None
-    modules = (limits, dicom, input_checks, decode, decide, gate, ensemble, module, serving)
-    parts = [_without_own_imports(part) for part in modules]
+    before = (limits, dicom, input_checks, decode, decide, gate, ensemble, standardise)
+    parts = [_without_own_imports(part) for part in (*before, module, serving)]
     footer = (
         "from mlflow.models import set_model\n\n"
         f"set_model(XrayClassifier({getattr(build, '__name__', network)}))\n"

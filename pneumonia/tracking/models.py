@@ -50,6 +50,7 @@ class ModelConfig:
         prevalence: Share of positive images that they mean it for.
         calibration: Of validation images, for ``possible_classes``.
         members: Number of networks whose mean probability it answers with.
+        standardise: Whether the networks' first layer makes exposures alike.
     """
 
     network: str
@@ -62,6 +63,7 @@ class ModelConfig:
     prevalence: float = 0.5
     calibration: Calibration = ((), ())
     members: int = 1
+    standardise: bool = False
 
     @classmethod
     def uncalibrated(
@@ -69,7 +71,12 @@ class ModelConfig:
     ) -> "ModelConfig":
         """The configuration of what the settings train, before its threshold is chosen."""
         return cls(
-            settings.network, settings.image_size, settings.resize, class_names, members=members
+            settings.network,
+            settings.image_size,
+            settings.resize,
+            class_names,
+            members=members,
+            standardise=settings.standardise,
         )
 
     @property
@@ -227,7 +234,9 @@ def load_model(uri: str) -> LoadedModel:
                 )
             build = NETWORKS[config.network].build
             weights = torch.load(where / "weights.pt", "cpu", weights_only=True)
-            network = trained_network(build, config.image_size, config.members, weights)
+            network = trained_network(
+                build, config.image_size, config.standardise, config.members, weights
+            )
             gate = Gate.from_dict(torch.load(where / "gate.pt", "cpu", weights_only=True))
     except (MlflowException, OSError) as error:
         reason = str(error).splitlines()[0]

@@ -34,7 +34,7 @@ _SERVING_ENVIRONMENT = "_MLFLOW_IS_IN_SERVING_ENVIRONMENT"
 class XrayClassifier(PythonModel):
     """Answers a row an image: label, probability, threshold, status and reason."""
 
-    def __init__(self, build: Callable[[int, float], nn.Module]) -> None:
+    def __init__(self, build: Callable[[int, float, bool], nn.Module]) -> None:
         self.build = build
 
     def load_context(self, context: Any) -> None:
@@ -42,9 +42,14 @@ class XrayClassifier(PythonModel):
         path = Path(context.artifacts["config"])
         self.config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         self.preprocessing = Preprocessing(self.config["image_size"], self.config["resize"])
-        members = self.config.get("members", 1)
         weights = torch.load(context.artifacts["weights"], "cpu", weights_only=True)
-        network = trained_network(self.build, self.config["image_size"], members, weights)
+        network = trained_network(
+            self.build,
+            self.config["image_size"],
+            self.config["standardise"],
+            self.config["members"],
+            weights,
+        )
         self.network = network.to(memory_format=torch.channels_last)  # as its input is
         gate = torch.load(context.artifacts["gate"], "cpu", weights_only=True)
         self.gate = Gate.from_dict(gate)

@@ -19,7 +19,8 @@ _REMARKS_LOGGED = 5
 
 def build_network(settings: TrainingSettings) -> nn.Module:
     """Build a network as the settings say, with random weights."""
-    return network_named(settings.network).build(settings.image_size, settings.dropout)
+    build = network_named(settings.network).build
+    return build(settings.image_size, settings.dropout, settings.standardise)
 
 
 def begin(

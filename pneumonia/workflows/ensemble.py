@@ -110,7 +110,7 @@ def _refuse_other_input(
     run: Run, mine: TrainingSettings, first: Run, theirs: TrainingSettings
 ) -> None:
     """Raise where a run's network takes other images than the first one's."""
-    for name in ("network", "image_size", "resize"):
+    for name in ("network", "image_size", "resize", "standardise"):
         if getattr(mine, name) != getattr(theirs, name):
             raise UsageError(
                 f"runs {first.id} and {run.id} differ in {name} ({getattr(theirs, name)} and "
