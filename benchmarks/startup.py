@@ -3,7 +3,7 @@
 python -m benchmarks.startup --data chest_xray --repeats 5
 
 Images are decoded and the model is registered beforehand. Beside them stand what is not ours: the
-interpreter itself, and the imports of torch, torchvision and MLflow.
+interpreter itself, and the imports of torch and MLflow.
 """
 
 import os
@@ -31,7 +31,7 @@ register_optimizer_step_post_hook(lambda *_: os._exit({_STEPPED}))
 from pneumonia.cli import main
 main()
 """
-_IMPORTS = "import torch, torchvision, mlflow"
+_IMPORTS = "import torch, mlflow"
 
 
 def seconds_of(arguments: Sequence[str], folder: Path, exit_code: int = 0) -> float:

@@ -1,6 +1,6 @@
 """How trained networks hold under changes of images that no recipe here trains with.
 
-python -m benchmarks.unseen_changes --data chest_xray --split val RUN_ID OTHER_RUN_ID
+python -m benchmarks.unseen_changes --data chest_xray --split val models:/resnet34/1
 
 A recipe that trains with crops, exposure, blur, noise and borders has seen much of the stress test
 before. These changes are of other kinds, so they tell how far a recipe's gain reaches.
@@ -10,25 +10,17 @@ from collections.abc import Mapping
 from functools import partial
 
 import click
-import numpy as np
 import torch
-from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
 from benchmarks.report import Figure, report
 from pneumonia.config.data import DataSettings
 from pneumonia.data.dataset import Images, find_readable, images_of
-from pneumonia.evaluation.arrays import Probabilities
-from pneumonia.evaluation.calibration import scaled
-from pneumonia.evaluation.decide import decide
-from pneumonia.evaluation.predict import probabilities
-from pneumonia.evaluation.stress import Change
+from pneumonia.evaluation.stress import Change, score_under_changes
 from pneumonia.tracking.models import LoadedModel, load_model
 from pneumonia.tracking.store import connect
 from pneumonia.training.device import Engine, choose_engine
-
-_BATCH_SIZE = 128
 
 
 def _whole(levels: torch.Tensor) -> torch.Tensor:
@@ -173,31 +165,15 @@ def main(data: str, split: str, models: tuple[str, ...]) -> None:
 
 
 def _figures(uri: str, model: LoadedModel, images: Images, engine: Engine) -> list[Figure]:
-    truth = images.labels.numpy()
-    changes: Mapping[str, Change] = {"clean": lambda levels: levels, **_CHANGES}
-    aucs, balanced = {}, {}
-    for name, change in changes.items():
-        probability = _score(model, images, change, engine)
-        called = decide(probability, model.config.threshold)
-        aucs[name] = float(roc_auc_score(truth, probability))
-        balanced[name] = float(balanced_accuracy_score(truth, called))
-        click.echo(f"{uri}  {name:13}  {aucs[name]:.4f}  {balanced[name]:.3f}", err=True)
-    figures = []
-    for metric, values in (("AUC", aucs), ("balanced accuracy", balanced)):
-        figures.append(Figure(f"{uri}: {metric}, clean", [values.pop("clean")]))
-        changed = list(values.values())
-        figures.append(Figure(f"{uri}: {metric}, mean of the changed", [float(np.mean(changed))]))
-        figures.append(Figure(f"{uri}: {metric}, worst of the changed", [min(changed)]))
-    return figures
-
-
-def _score(model: LoadedModel, images: Images, change: Change, engine: Engine) -> Probabilities:
-    parts = []
-    for positions in torch.arange(len(images)).split(_BATCH_SIZE):
-        grey = images.batch(positions)[0].float()  # (B, H, W)
-        changed = change(grey).round().clamp(0, 255)
-        parts.append(probabilities(model.network, changed, engine).numpy())
-    return scaled(np.concatenate(parts), model.config.temperature)
+    scored = score_under_changes(model.network, images, engine, _CHANGES)
+    calibrated, threshold = scored.calibrated(model.config.temperature), model.config.threshold
+    for row in calibrated.table(threshold):
+        numbers = f"{row['auc']:.4f}  {row['balanced_accuracy']:.3f}"
+        click.echo(f"{uri}  {row['change']:13}  {numbers}", err=True)
+    return [
+        Figure(f"{uri}: {name.replace('_', ' ')}", [value])
+        for name, value in calibrated.summary(threshold).items()
+    ]
 
 
 if __name__ == "__main__":

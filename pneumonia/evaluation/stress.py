@@ -112,10 +112,24 @@ def run_stress_test(network: torch.nn.Module, images: Images, engine: Engine) ->
         engine: The device and precision.
     """
     chosen = images.part(_as_many_of_each_class(images.labels.cpu()))
-    scored = {CLEAN: _score(network, chosen, lambda levels: levels, engine)}
-    scored |= {name: _score(network, chosen, change, engine) for name, change in CHANGES.items()}
-    patients = tuple(file.patient.key for file in chosen.files)
-    return StressTest(chosen.labels.cpu().numpy(), patients, scored)
+    return score_under_changes(network, chosen, engine, CHANGES)
+
+
+def score_under_changes(
+    network: torch.nn.Module, images: Images, engine: Engine, changes: Mapping[str, Change]
+) -> StressTest:
+    """Score a network on all images as they are and under each change.
+
+    Args:
+        network: The network, in evaluation mode and on the engine's device.
+        images: Labelled images.
+        engine: The device and precision.
+        changes: What to do to the images, by name.
+    """
+    scored = {CLEAN: _score(network, images, lambda levels: levels, engine)}
+    scored |= {name: _score(network, images, change, engine) for name, change in changes.items()}
+    patients = tuple(file.patient.key for file in images.files)
+    return StressTest(images.labels.cpu().numpy(), patients, scored)
 
 
 def _as_many_of_each_class(labels: torch.Tensor) -> torch.Tensor:
