@@ -76,6 +76,13 @@ def test_the_strongest_shortcut_is_said_before_training(copied: Path) -> None:
         assert "an AUC of 1.00" in said()
 
 
+def test_a_file_that_is_gone_after_it_was_decoded_says_nothing(copied: Path) -> None:
+    """Training goes on with what the cache holds."""
+    data = load_data_set(DataSettings(data=str(copied)), Preprocessing(32))
+    data.roles["train"][0].path.unlink()
+    assert strongest_shortcut(data.roles["train"]) == ""
+
+
 def test_a_sheet_that_cannot_be_written_does_not_cost_the_report(
     xrays: Path, tmp_path: Path, run_cli: Cli
 ) -> None:

@@ -35,7 +35,10 @@ def file_properties(images: Images) -> NDArray[np.float64]:
 
 
 def header_properties(files: Sequence[ImageFile]) -> NDArray[np.float64]:
-    """Measure what the files' headers tell, float64 (n, 5): the first five of ``PROPERTIES``."""
+    """Measure what the files' headers tell, float64 (n, 5): the first five of ``PROPERTIES``.
+
+    NaN where a file cannot be opened any more, and, but for its size, where it is DICOM.
+    """
     return np.array([_header(file) for file in files])
 
 
@@ -44,10 +47,13 @@ def _header(file: ImageFile) -> tuple[float, float, float, float, float]:
         with Image.open(file.path) as image:
             width, height = image.size
             tables = image.quantization if isinstance(image, JpegImageFile) else {}
+        size = file.path.stat().st_size
     except UnidentifiedImageError:  # DICOM, whose files say nothing of this kind
         return file.path.stat().st_size, np.nan, np.nan, np.nan, np.nan
+    except OSError:  # gone since it was decoded: its pixels are in the cache
+        return np.nan, np.nan, np.nan, np.nan, np.nan
     quantisation = float(np.mean(tables[0])) if tables.get(0) else 0.0
-    return file.path.stat().st_size, width, height, width / height, quantisation
+    return size, width, height, width / height, quantisation
 
 
 def _levels(grey: torch.Tensor) -> torch.Tensor:

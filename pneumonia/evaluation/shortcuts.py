@@ -22,7 +22,7 @@ _RESAMPLES = 200
 
 
 STRONG = 0.7
-"""A property that tells the classes apart with an AUC of this is a shortcut to warn of."""
+"""A property is a shortcut to warn of where the interval of its AUC lies above this."""
 
 
 def ranking_auc(values: NDArray[np.float64], truth: Labels) -> tuple[float, Interval]:
