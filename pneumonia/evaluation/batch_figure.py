@@ -1,4 +1,4 @@
-"""Training images as they are and as the network sees them."""
+"""Training images as they are and as augmentation changes them."""
 
 import numpy as np
 import torch

@@ -1,4 +1,4 @@
-"""The first layer of networks that are to see no difference in exposure.
+"""A first layer that removes differences in brightness and contrast between images.
 
 This module's source travels with every logged model, after that of the preprocessing.
 """
@@ -8,22 +8,28 @@ from torch import nn
 
 from pneumonia.data.decode import IMAGENET_MEAN, IMAGENET_STD
 
-# Half a grey level from whole ones. Black borders and white marks are no part of the exposure.
+# Pixels of 0-2 and of 253-255 do not count: borders and marks are no part of the exposure.
 _BLACK, _WHITE = 2.5 / 255, 252.5 / 255
 _LEAST_DEVIATION = 4 / 255
 _LARGEST = 2.5
-"""Standard deviations from the mean beyond which pixels are alike; bones are rarely so far."""
+"""Values are cut off at so many standard deviations from the mean."""
 
 
 class Standardise(nn.Module):
     """Gives the pixels of each image a mean of 0 and a standard deviation of 1.
 
-    Brightness and contrast then make no difference, whatever training has seen of them. Pixels
-    that are black or white do not count.
+    The mean and the standard deviation are those of the pixels that are neither black nor white.
+    Images that differ in brightness and contrast alone are then equal, but for grey levels that
+    were cut off. It has no parameters. Its constants were chosen, not tuned.
     """
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Map images as ``network_input`` gives them to such of standard exposure, (B, 3, H, W)."""
+        """Standardise images, float (B, 3, H, W), as ``network_input`` gives them.
+
+        Returns:
+            float32 (B, 3, H, W) from -2.5 to 2.5, the three channels equal, in channels_last
+            memory order.
+        """
         grey = images[:, :1].float() * IMAGENET_STD[0] + IMAGENET_MEAN[0]  # (B, 1, H, W), 0-1
         counted = ((grey > _BLACK) & (grey < _WHITE)).float()
         n_counted = counted.sum(dim=(2, 3), keepdim=True).clamp(min=1)  # (B, 1, 1, 1)

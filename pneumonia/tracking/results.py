@@ -72,7 +72,7 @@ def log_result(
 ) -> TrainingResult:
     """Log the curves of a training, some of its images, and what ``log_candidate`` logs."""
     run.log_figure(learning_curves(trained.history, best_epoch=trained.best_epoch), "curves")
-    seen = f"{data.name}: training images as the network sees them"
+    seen = f"{data.name}: training images, and augmented"
     augmented = augmented_batch(
         images["train"], augmentation_of(settings), data.settings.class_names, title=seen
     )
