@@ -13,23 +13,19 @@ log = logging.getLogger(__name__)
 
 
 class EpochLog:
-    """Logs each epoch of one training, and the best so far as soon as it is known.
-
-    Attributes:
-        best: The best epoch so far.
-    """
+    """Logs each epoch of one training, and the best so far as soon as it is known."""
 
     def __init__(self, run: Run, settings: TrainingSettings) -> None:
-        self.best: Epoch | None = None
+        self._best: Epoch | None = None
         self._run = run
         self._settings = settings
 
     def __call__(self, epoch: Epoch) -> None:
         """Log an epoch's metrics."""
         chosen_by = f"val/{self._settings.metric}"
-        before = None if self.best is None else self.best[chosen_by]
+        before = None if self._best is None else self._best[chosen_by]
         if self._settings.better(epoch[chosen_by], before):
-            self.best = epoch
+            self._best = epoch
             log_best(self._run, self._settings, epoch)
         log_epoch(self._run, self._settings, epoch)
 
