@@ -1,18 +1,20 @@
 """How many cores this process may compute on, beside others that compute on this machine."""
 
+import contextlib
 import json
 import logging
 import os
+import socket
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
 from pneumonia.files import atomic_write, state_folder
-from pneumonia.processes import is_alive, this_process
+from pneumonia.processes import id_of, is_alive, process_tags, this_process
 
 log = logging.getLogger(__name__)
 
@@ -49,17 +51,15 @@ def shared_cores(device: torch.device) -> Iterator[Callable[[], None]]:
     """
     before = torch.get_num_threads()
     folder = state_folder() / "workers"
-    own = folder / f"{uuid.uuid4().hex}.json"
-    by_user = before if "OMP_NUM_THREADS" in os.environ else 0
-    fixed = by_user if device.type == "cpu" else 1
+    fixed = _threads_by_user() if device.type == "cpu" else 1
     try:
-        with atomic_write(own) as unfinished:
-            unfinished.write_text(json.dumps({**this_process(), _THREADS: str(fixed)}))
+        own = folder / f"{uuid.uuid4().hex}.json"
+        _register(own, this_process(), fixed)
     except OSError as error:
         log.warning("cannot share cores with other processes: %s", error)
         yield lambda: None
         return
-    share = _Share(own, limit=before, fixed=bool(fixed))
+    share = _Share(folder, limit=before, fixed=bool(fixed))
     try:
         share.adapt()
         yield share.adapt
@@ -68,17 +68,55 @@ def shared_cores(device: torch.device) -> Iterator[Callable[[], None]]:
         torch.set_num_threads(before)
 
 
+@contextmanager
+def keeping_share() -> Iterator[None]:
+    """Keep this process's share of the cores within the block, where it computes time and again.
+
+    Others would else take its cores between two trials, and give them back too late.
+    """
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # shared_cores reports it
+            stack.callback(reserve_cores(os.getpid()).unlink, missing_ok=True)
+        yield
+
+
+def reserve_cores(process_id: int) -> Path:
+    """Register a process of this machine that has just been started, before it computes.
+
+    Returns:
+        The file by which it is registered, until ``keeping_share`` in that process removes it, or
+        the process has ended.
+
+    Raises:
+        OSError: The state folder cannot be written to.
+        psutil.NoSuchProcess: There is no process of this id.
+    """
+    file = state_folder() / "workers" / f"{socket.gethostname()}-{process_id}.json"
+    _register(file, process_tags(process_id), _threads_by_user())
+    return file
+
+
+def _threads_by_user() -> int:
+    """How many threads the environment fixes; 0 if it does not."""
+    return torch.get_num_threads() if "OMP_NUM_THREADS" in os.environ else 0
+
+
+def _register(file: Path, process: Mapping[str, str], threads: int) -> None:
+    with atomic_write(file) as unfinished:
+        unfinished.write_text(json.dumps({**process, _THREADS: str(threads)}))
+
+
 class _Share:
-    """The share of one process, as far as it has looked.
+    """The share of this process, as far as it has looked.
 
     Args:
-        own: The file by which the process is registered.
+        folder: Where processes are registered.
         limit: The most threads it may use.
         fixed: Whether it uses as many in any case.
     """
 
-    def __init__(self, own: Path, *, limit: int, fixed: bool) -> None:
-        self._own, self._limit, self._fixed = own, limit, fixed
+    def __init__(self, folder: Path, *, limit: int, fixed: bool) -> None:
+        self._folder, self._limit, self._fixed = folder, limit, fixed
         self._next_look = 0.0
 
     def adapt(self) -> None:
@@ -86,10 +124,10 @@ class _Share:
         if self._fixed or time.monotonic() < self._next_look:
             return
         self._next_look = time.monotonic() + _SECONDS_BETWEEN_LOOKS
-        threads_of = _registered(self._own.parent)
-        n_others = len(threads_of.keys() - {self._own})
+        threads_of = _registered(self._folder)
+        n_others = len(threads_of.keys() - {os.getpid()})
         cores = available_cores()
-        threads = min(self._limit, _divide(cores, threads_of).get(self._own, 1))
+        threads = min(self._limit, _divide(cores, threads_of).get(os.getpid(), 1))
         if threads == torch.get_num_threads():
             return
         torch.set_num_threads(threads)
@@ -97,15 +135,19 @@ class _Share:
         log.info("using %d of %d cores: %s on this machine", threads, cores, who)
 
 
-def _registered(folder: Path) -> dict[Path, int]:
-    """Fixed number of threads of each live process of this machine; 0 where it takes a share."""
-    found = {}
+def _registered(folder: Path) -> dict[int, int]:
+    """Fixed number of threads by id of a live process of this machine; 0 where it takes a share.
+
+    A process may be registered more than once.
+    """
+    found: dict[int, int] = {}
     for file in sorted(folder.glob("*.json")):
         try:
             tags = json.loads(file.read_text(encoding="utf-8"))
             alive = is_alive(tags)
             if alive:
-                found[file] = int(tags[_THREADS])
+                process, threads = id_of(tags), int(tags[_THREADS])
+                found[process] = max(threads, found.get(process, 0))
         except (OSError, ValueError, KeyError, TypeError):  # removed just now, or not ours
             continue
         if alive is False:
@@ -113,9 +155,9 @@ def _registered(folder: Path) -> dict[Path, int]:
     return found
 
 
-def _divide(cores: int, threads_of: dict[Path, int]) -> dict[Path, int]:
-    """Divide the cores that fixed processes leave; the first ones get what remains."""
-    sharing = [file for file, fixed in threads_of.items() if not fixed]
+def _divide(cores: int, threads_of: dict[int, int]) -> dict[int, int]:
+    """Divide the cores that fixed processes leave; the lowest ids get what remains."""
+    sharing = sorted(process for process, fixed in threads_of.items() if not fixed)
     left = max(0, cores - sum(threads_of.values()))
     each, more = divmod(left, max(1, len(sharing)))
-    return {file: max(1, each + (number < more)) for number, file in enumerate(sharing)}
+    return {process: max(1, each + (number < more)) for number, process in enumerate(sharing)}

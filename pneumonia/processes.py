@@ -45,7 +45,7 @@ def is_alive(tags: Mapping[str, str]) -> bool | None:
     if tags.get(_HOST) != socket.gethostname():
         return None
     try:
-        process = psutil.Process(int(tags[_ID]))
+        process = psutil.Process(id_of(tags))
         if process.status() == psutil.STATUS_ZOMBIE:  # ended; its parent has not waited for it
             return False
         return abs(process.create_time() - float(tags[_STARTED])) < 1
@@ -53,6 +53,11 @@ def is_alive(tags: Mapping[str, str]) -> bool | None:
         return True
     except (psutil.NoSuchProcess, KeyError, ValueError):
         return False
+
+
+def id_of(tags: Mapping[str, str]) -> int:
+    """The id of the process that these tags name, on its machine."""
+    return int(tags[_ID])
 
 
 def describe_process(tags: Mapping[str, str]) -> str:

@@ -14,9 +14,9 @@ import torch
 from pneumonia import cores
 from pneumonia.config.data import DataSettings
 from pneumonia.config.training import TrainingSettings
-from pneumonia.cores import shared_cores
+from pneumonia.cores import keeping_share, reserve_cores, shared_cores
 from pneumonia.data.dataset import load_data_set, preprocessing_of
-from pneumonia.processes import this_process
+from pneumonia.processes import process_tags, this_process
 from pneumonia.training.checkpoint import Checkpoint
 from pneumonia.training.loop import train
 
@@ -44,49 +44,76 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def register(folder: Path, name: str, tags: dict[str, str], threads: int = 0) -> Path:
-    """Register another process; this one's tags stand for one that is alive."""
+    """Register a process."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{name}.json"
     file.write_text(json.dumps({**tags, "threads": str(threads)}))
     return file
 
 
+@pytest.fixture
+def others() -> Iterator[list[dict[str, str]]]:
+    """Tags of three processes that live beside this one."""
+    command = [sys.executable, "-c", "import sys; sys.stdin.readline()"]
+    started = [subprocess.Popen(command, stdin=subprocess.PIPE) for _ in range(3)]
+    yield [process_tags(process.pid) for process in started]
+    for process in started:
+        process.communicate(b"\n")
+
+
 def test_a_process_shrinks_when_another_starts_and_grows_when_it_ends(
-    machine: Path, caplog: pytest.LogCaptureFixture
+    machine: Path, others: list[dict[str, str]], caplog: pytest.LogCaptureFixture
 ) -> None:
     """The share is divided anew while a process computes, and one line says so."""
     with caplog.at_level(logging.INFO), shared_cores(CPU) as adapt:
         assert torch.get_num_threads() == 4
-        other = register(machine, "other", this_process())
+        other = register(machine, "other", others[0])
         adapt()
         assert torch.get_num_threads() == 2
         assert "using 2 of 4 cores: 1 other process computes on this machine" in caplog.text
         other.unlink()
         adapt()
         assert torch.get_num_threads() == 4
-        register(machine, "0", this_process())
+        register(machine, "0", others[0])
         adapt()
     assert torch.get_num_threads() == 4
     assert [file.name for file in machine.iterdir()] == ["0.json"]
 
 
-def test_shares_never_add_up_to_more_than_the_cores(machine: Path) -> None:
-    """Of four cores, three processes have two, one and one."""
-    shares = []
-    for own in ("a", "b", "c"):
-        for name in ("a", "b", "c"):
-            register(machine, name, this_process())
-        share = cores._Share(machine / f"{own}.json", limit=4, fixed=False)
-        share.adapt()
-        shares.append(torch.get_num_threads())
-    assert shares == [2, 1, 1]
+def test_shares_never_add_up_to_more_than_the_cores(
+    machine: Path, others: list[dict[str, str]]
+) -> None:
+    """Of four cores, three processes have two, one and one: the first process has two."""
+    for number, tags in enumerate(others[:2]):
+        register(machine, str(number), tags)
+    with shared_cores(CPU) as adapt:
+        assert torch.get_num_threads() == 2
+        register(machine, "1", process_tags(os.getppid()))
+        adapt()
+        assert torch.get_num_threads() == 1
+
+
+def test_a_process_counts_once_however_often_it_is_registered(
+    machine: Path, others: list[dict[str, str]]
+) -> None:
+    """A worker is registered over all its trials, and each training registers too."""
+    with keeping_share():
+        assert len(list(machine.iterdir())) == 1
+        with shared_cores(CPU) as adapt:
+            assert torch.get_num_threads() == 4
+            reserved = reserve_cores(int(others[0]["process.id"]))
+            register(machine, "again", others[0])
+            adapt()
+            assert torch.get_num_threads() == 2
+        reserved.unlink()
+    assert [file.name for file in machine.iterdir()] == ["again.json"]
 
 
 def test_a_process_with_fixed_threads_keeps_them_and_others_divide_the_rest(
-    machine: Path, monkeypatch: pytest.MonkeyPatch
+    machine: Path, others: list[dict[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """OMP_NUM_THREADS is respected, in this process and in others."""
-    register(machine, "other", this_process(), threads=1)
+    register(machine, "other", others[0], threads=1)
     with shared_cores(CPU):
         assert torch.get_num_threads() == 3
     monkeypatch.setenv("OMP_NUM_THREADS", "4")
@@ -142,7 +169,11 @@ def test_a_state_folder_that_cannot_be_written_stops_no_training(
 
 
 def test_training_adapts_and_a_resumed_one_says_that_its_threads_changed(
-    machine: Path, xrays: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    machine: Path,
+    others: list[dict[str, str]],
+    xrays: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Training takes its share, and the checkpoint knows how many threads computed it."""
     settings = TrainingSettings(
@@ -151,7 +182,7 @@ def test_training_adapts_and_a_resumed_one_says_that_its_threads_changed(
     preprocessing = preprocessing_of(settings)
     images = load_data_set(DataSettings(data=str(xrays)), preprocessing).open(preprocessing)
     checkpoint = Checkpoint(tmp_path / "checkpoint.pt", "the same")
-    other = register(machine, "other", this_process(), threads=2)
+    other = register(machine, "other", others[0], threads=2)
     seen = []
 
     def stop(_epoch: object) -> None:
@@ -162,7 +193,7 @@ def test_training_adapts_and_a_resumed_one_says_that_its_threads_changed(
         train(settings, images, stop, checkpoint)
     assert seen == [2]
     other.unlink()
-    register(machine, "other", this_process(), threads=3)
+    register(machine, "other", others[0], threads=3)
     with caplog.at_level(logging.INFO):
         train(settings, images, lambda _epoch: None, checkpoint)
     assert "written with 2 threads, and training continues with 1" in caplog.text

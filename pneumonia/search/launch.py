@@ -1,5 +1,6 @@
-"""Several workers on this machine, each a process with its share of the cores and GPUs."""
+"""Other workers of a search on this machine, beside this process."""
 
+import contextlib
 import logging
 import os
 import signal
@@ -7,111 +8,119 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping
+from types import TracebackType
+from typing import Self
 
+import psutil
 import torch
 
-from pneumonia.cores import available_cores
-from pneumonia.errors import TrainingError
-from pneumonia.search.report import result_of
-from pneumonia.search.session import Search
-from pneumonia.tracking.results import TrainingResult
-from pneumonia.tracking.run_lifecycle import run_context
+from pneumonia.cores import reserve_cores
+from pneumonia.tracking.runs import Run
 from pneumonia.tracking.store import tracking_uri
 
 log = logging.getLogger(__name__)
 
 
-def launch_workers(search: Search, n_workers: int) -> TrainingResult | None:
-    """Start workers on a search, relay their logs, and wait for them.
+class OtherWorkers:
+    """Processes that work on a search beside this one, which is worker 1.
 
-    Returns:
-        The result; None where the timeout has passed and other workers continue.
+    All divide the cores between them as they start and end. What the others log is logged here,
+    with the worker's number. As a context manager it waits for them; where the block was left by an
+    exception, it first stops them, and each puts its trial back into the queue.
 
-    Raises:
-        KeyboardInterrupt: After every worker has put its trial back into the queue.
-        TrainingError: The workers ended, and the study has no winner.
+    Args:
+        run: The search's run.
+        n_workers: How many processes beside this one; 0 is none.
     """
-    command = [
-        *(sys.executable, "-m", "pneumonia", "train", "--resume", search.run.id, "--join"),
-        *("--tracking-uri", tracking_uri()),
-    ]
-    search.run.outbox.flush(wait=True)
-    # Workers end the run; but one that is stopped while it starts has not opened it yet.
-    with run_context(search.run, shared=search.queue.others_at_work):
-        workers = _run_workers(command, n_workers)
-        result = result_of(search.queue.study)
-        if result is None and not search.queue.others_at_work():
-            codes = ", ".join(str(worker.returncode) for worker in workers)
-            raise TrainingError(
-                f"the workers ended with exit codes {codes} before the study had a winner: see "
-                f"above, and resume with 'pneumonia train --resume {search.run.id}'"
-            )
-    return result
 
+    def __init__(self, run: Run, n_workers: int) -> None:
+        self._run, self._n_workers = run, n_workers
+        self._processes: list[subprocess.Popen[str]] = []
+        self._relays: list[threading.Thread] = []
+        self._stopping = False
 
-def _run_workers(command: list[str], n_workers: int) -> list[subprocess.Popen[str]]:
-    """Start workers, relay their logs, and wait until they have ended."""
-    workers: list[subprocess.Popen[str]] = []
-    relays: list[threading.Thread] = []
-    try:
-        for number in range(n_workers):
+    def start(self) -> None:
+        """Start the processes."""
+        if not self._n_workers:
+            return
+        s = "s" if self._n_workers > 1 else ""
+        log.info("starting %d more worker%s on this machine", self._n_workers, s)
+        self._run.outbox.flush(wait=True)  # they read the run
+        command = [
+            *(sys.executable, "-m", "pneumonia", "train", "--resume", self._run.id, "--join"),
+            *("--tracking-uri", tracking_uri()),
+        ]
+        for number in range(2, self._n_workers + 2):
             worker = subprocess.Popen(
                 command,
-                env={**os.environ, **share_of_machine(number, n_workers)},
+                env={**os.environ, **_own_gpu(number, self._n_workers + 1)},
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 text=True,
                 start_new_session=True,  # Ctrl-C reaches us alone, and we pass it on once
             )
-            workers.append(worker)
-            relay = threading.Thread(target=_relay, args=(number + 1, worker), daemon=True)
-            relays.append(relay)
-            relay.start()
-        for worker in workers:
+            with contextlib.suppress(OSError, psutil.Error):
+                reserve_cores(worker.pid)
+            self._processes.append(worker)
+            self._relays.append(
+                threading.Thread(target=self._relay, args=(number, worker), daemon=True)
+            )
+            self._relays[-1].start()
+
+    def wait(self) -> None:
+        """Wait until all have ended."""
+        for worker in self._processes:
             worker.wait()
-    except KeyboardInterrupt:
-        _stop(workers)
-        raise
-    finally:
-        for relay in relays:
+        for relay in self._relays:
             relay.join(timeout=10)
-    return workers
+
+    def __enter__(self) -> Self:
+        """Return this object; ``start`` starts the processes."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        """Wait for the processes, after stopping them if the block failed or was interrupted."""
+        try:
+            if kind is None:
+                self.wait()
+                return
+        except KeyboardInterrupt:
+            self._stop()
+            raise
+        self._stop()
+
+    def _stop(self) -> None:
+        """Interrupt the processes, and wait; one more interrupt of this one kills them."""
+        self._stopping = True
+        for sent in (signal.SIGINT, signal.SIGKILL):
+            for worker in self._processes:
+                if worker.poll() is None:
+                    worker.send_signal(sent)
+            try:
+                self.wait()
+            except KeyboardInterrupt:
+                continue
+            return
+
+    def _relay(self, number: int, worker: subprocess.Popen[str]) -> None:
+        """Log each line that a worker logs, with its number, and how it ended if it failed."""
+        assert worker.stderr is not None
+        for line in worker.stderr:
+            log.info("[%d] %s", number, line.rstrip("\n"))
+        if worker.wait() and not self._stopping:
+            log.warning("[%d] ended with exit code %d; the others go on", number, worker.returncode)
 
 
-def share_of_machine(number: int, n_workers: int) -> Mapping[str, str]:
-    """Environment variables that give one worker its share of the cores and GPUs.
-
-    Args:
-        number: The worker's, from 0.
-        n_workers: How many share the machine.
-    """
-    share = {}
-    if "OMP_NUM_THREADS" not in os.environ:
-        share["OMP_NUM_THREADS"] = str(max(1, available_cores() // n_workers))
+def _own_gpu(number: int, n_workers: int) -> Mapping[str, str]:
+    """Environment variables that give a worker its GPUs; worker 1 takes the first one."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     gpus = visible.split(",") if visible else [str(n) for n in range(torch.cuda.device_count())]
-    if gpus:
-        own = gpus[number::n_workers] or [gpus[number % len(gpus)]]
-        share["CUDA_VISIBLE_DEVICES"] = ",".join(own)
-    return share
-
-
-def _relay(number: int, worker: subprocess.Popen[str]) -> None:
-    """Log each line that a worker logs, with its number."""
-    assert worker.stderr is not None
-    for line in worker.stderr:
-        log.info("[%d] %s", number, line.rstrip("\n"))
-
-
-def _stop(workers: list[subprocess.Popen[str]]) -> None:
-    """Pass an interrupt on, and wait; a second one stops at once."""
-    for sent in (signal.SIGINT, signal.SIGKILL):
-        for worker in workers:
-            if worker.poll() is None:
-                worker.send_signal(sent)
-        try:
-            for worker in workers:
-                worker.wait()
-        except KeyboardInterrupt:
-            continue
-        return
+    if not gpus:
+        return {}
+    own = gpus[number - 1 :: n_workers] or [gpus[(number - 1) % len(gpus)]]
+    return {"CUDA_VISIBLE_DEVICES": ",".join(own)}

@@ -141,7 +141,7 @@ class TrialQueue:
 
         self.lock()
         try:
-            if not self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+            if not self.waiting():
                 return False
             self.study.optimize(
                 attempt,
@@ -202,6 +202,11 @@ class TrialQueue:
     def running(self) -> list[FrozenTrial]:
         """The trials that some worker has."""
         return [trial for trial in self.trials() if trial.state == TrialState.RUNNING]
+
+    def waiting(self) -> bool:
+        """Whether a trial waits for a worker."""
+        waiting = (TrialState.WAITING,)
+        return bool(self.study.get_trials(deepcopy=False, states=waiting))
 
     def unsettled(self) -> list[FrozenTrial]:
         """The trials that some worker has, and those that will be enqueued again."""

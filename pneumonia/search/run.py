@@ -5,6 +5,8 @@ from optuna.exceptions import StorageInternalError
 from pneumonia.data.cache import Progress
 from pneumonia.data.dataset import DataSet
 from pneumonia.errors import TrackingError
+from pneumonia.search.launch import OtherWorkers
+from pneumonia.search.report import result_of
 from pneumonia.search.session import Search
 from pneumonia.search.winner import finish
 from pneumonia.search.worker import Worker
@@ -14,9 +16,20 @@ from pneumonia.tracking.run_lifecycle import run_context
 
 
 def run_search(
-    search: Search, run_config: RunConfig, data: DataSet, progress: Progress | None = None
+    search: Search,
+    run_config: RunConfig,
+    data: DataSet,
+    jobs: int = 1,
+    progress: Progress | None = None,
 ) -> TrainingResult | None:
     """Train trials until the study has none left, then log and register the winner.
+
+    Args:
+        search: The search, opened.
+        run_config: What is searched.
+        data: The data.
+        jobs: Workers on this machine, of which this process is one.
+        progress: Told what is done, and how many images of how many.
 
     Returns:
         The result; None where the timeout has passed and other workers continue.
@@ -26,12 +39,14 @@ def run_search(
         TrainingError: No trial completed.
         TrackingError: The tracking store or the study storage stopped answering.
     """
-    queue = search.queue
-    with run_context(search.run, shared=queue.others_at_work):
+    queue, others = search.queue, OtherWorkers(search.run, jobs - 1)
+    with run_context(search.run, shared=queue.others_at_work), others:
         try:
+            others.start()
             Worker(search.run, run_config, data, queue, progress).work()
             if queue.unsettled():
-                return None
+                others.wait()
+                return result_of(queue.study)
             return finish(search.run, run_config, data, queue, search.claims, progress)
         except StorageInternalError as error:
             # The connection broke within a statement; only new connections are retried.

@@ -11,6 +11,7 @@ from optuna.exceptions import OptunaError
 from optuna.trial import FrozenTrial, TrialState
 
 from pneumonia.config.training import TrainingSettings
+from pneumonia.cores import keeping_share
 from pneumonia.data.cache import Progress
 from pneumonia.data.dataset import DataSet, preprocessing_of
 from pneumonia.errors import PneumoniaError, TrackingError, TrainingError
@@ -63,13 +64,21 @@ class Worker:
         timeout = math.inf if self.search.timeout is None else self.search.timeout
         deadline = time.monotonic() + timeout
         while True:
-            self.queue.recover()
-            late = time.monotonic() > deadline
-            if not late and self.queue.run_next(self._objective, self._on_end):
-                continue
-            if late or not self.queue.unsettled():
+            self._train_waiting(deadline)
+            if time.monotonic() > deadline or not self.queue.unsettled():
                 return
             time.sleep(_SECONDS_BETWEEN_LOOKS)
+
+    def _train_waiting(self, deadline: float) -> None:
+        """Train trials until none is waiting; those of dead workers wait again."""
+        self.queue.recover()
+        if not self.queue.waiting():
+            return
+        with keeping_share():
+            while time.monotonic() <= deadline:
+                if not self.queue.run_next(self._objective, self._on_end):
+                    return
+                self.queue.recover()
 
     def _objective(self, trial: optuna.Trial) -> float:
         """Train one trial in a run of its own; returns its value."""

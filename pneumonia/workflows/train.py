@@ -10,7 +10,6 @@ from pneumonia.data.cache import Progress
 from pneumonia.data.dataset import DataSet, load_data_set, preprocessing_of
 from pneumonia.errors import UsageError
 from pneumonia.search import session
-from pneumonia.search.launch import launch_workers
 from pneumonia.search.run import run_search
 from pneumonia.search.storage import storage_url
 from pneumonia.tracking.results import TrainingResult, description, log_result
@@ -49,7 +48,7 @@ def train(
 
     Args:
         experiment: Name of an experiment file, path of one, or ``auto``.
-        jobs: Worker processes of a search on this machine.
+        jobs: Workers of a search on this machine, of which this process is one.
         join: Whether to work on the study beside other workers; the first one creates it.
         resume: Whether to continue the study.
         register: Whether to register the winner.
@@ -123,7 +122,7 @@ def resume_run(
     Args:
         run_id: The MLflow run of a training or a search.
         join: Whether this process is one worker beside others.
-        jobs: Worker processes of a search on this machine.
+        jobs: Workers of a search on this machine, of which this process is one.
         tracking_uri: MLflow tracking URI; then the one the run was started with.
         progress: Told what is done, and how many images of how many.
         on_run: Called with the run that continues.
@@ -281,9 +280,7 @@ def _search(
         opened = session.begin(run_config, data, new)
     on_run(opened.run)
     try:
-        if jobs > 1:
-            return launch_workers(opened, jobs)
-        return run_search(opened, run_config, data, progress)
+        return run_search(opened, run_config, data, jobs, progress)
     except KeyboardInterrupt:
         _log_resume_command(opened.run.id)
         raise
