@@ -96,6 +96,11 @@ def reserve_cores(process_id: int) -> Path:
     return file
 
 
+def own_share() -> int:
+    """Cores that this process may compute on beside others; 1 where its threads are fixed."""
+    return _divide(available_cores(), _registered(state_folder() / "workers")).get(os.getpid(), 1)
+
+
 def _threads_by_user() -> int:
     """How many threads the environment fixes; 0 if it does not."""
     return torch.get_num_threads() if "OMP_NUM_THREADS" in os.environ else 0

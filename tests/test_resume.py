@@ -11,12 +11,14 @@ import pytest
 import torch
 from click.testing import Result
 
+from pneumonia import cores
 from pneumonia.config.data import DataSettings
 from pneumonia.config.training import TrainingSettings
 from pneumonia.data.augment import augment
 from pneumonia.data.dataset import Images, load_data_set
 from pneumonia.data.decode import Preprocessing
 from pneumonia.errors import TrainingError
+from pneumonia.search import launch
 from pneumonia.search.queue import TrialQueue
 from pneumonia.tracking.local_state import kept_runs
 from pneumonia.training.checkpoint import Checkpoint, Epoch
@@ -246,14 +248,47 @@ def test_workers_share_a_study_and_register_one_winner(
     assert "study 'shared' was begun with epochs 1, not 2" in other.stderr
 
 
-@pytest.mark.usefixtures("workplace")
-def test_a_search_goes_on_without_a_worker_that_cannot_start(
-    tmp_path: Path, xrays: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def broken_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that this one starts end at once."""
     broken = tmp_path / "python"
     broken.write_text("#!/bin/sh\necho no memory left >&2\nexit 7\n")
     broken.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(broken))
+
+
+@pytest.mark.usefixtures("workplace", "broken_python")
+@pytest.mark.parametrize(
+    ("n_trials", "options", "threads", "n_others"),
+    [
+        (8, (), None, 1),
+        pytest.param(7, (), None, 0, marks=pytest.mark.slow),
+        pytest.param(8, ("--jobs", 1), None, 0, marks=pytest.mark.slow),
+        pytest.param(8, (), "1", 0, marks=pytest.mark.slow),
+    ],
+)
+def test_a_long_search_starts_as_many_workers_as_make_it_faster(
+    n_trials: int,
+    options: tuple[str | int, ...],
+    threads: str | None,
+    n_others: int,
+    xrays: Path,
+    run_cli: Cli,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cores, "available_cores", lambda: 2)
+    monkeypatch.setattr(launch, "_SECONDS_THAT_PAY", 0.0)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if threads:
+        monkeypatch.setenv("OMP_NUM_THREADS", threads)
+    quick = (*QUICK, "--epochs", 1, "--subset", 0.3)
+    result = run_cli("train", "--data", xrays, *quick, "--trials", n_trials, *options)
+    assert result.exit_code == 0, result.stderr
+    assert result.stderr.count("ended with exit code 7; the others go on") == n_others
+
+
+@pytest.mark.usefixtures("workplace", "broken_python")
+def test_a_search_goes_on_without_a_worker_that_cannot_start(xrays: Path, run_cli: Cli) -> None:
     result = run_cli("train", "--data", xrays, *QUICK, "--trials", 2, "--jobs", 2, "--epochs", 1)
     assert result.exit_code == 0, result.stderr
     assert "[2] no memory left" in result.stderr

@@ -36,10 +36,9 @@ if TYPE_CHECKING:
 @flag("join", default=False, help="Work on the study beside others; the first one creates it.")
 @click.option(
     "--jobs",
-    default=1,
-    show_default=True,
     type=click.IntRange(min=1),
-    help="Workers on this machine, which share its cores and GPUs.",
+    help="Workers on this machine, which share its cores and GPUs; else as many as make a search "
+    "faster.",
 )
 @click.option(
     "--seeds",
@@ -94,7 +93,7 @@ def _estimate(seeds: int, options: dict[str, Any], *, as_json: bool) -> None:
     from pneumonia.workflows.train import refuse_folds_alone
 
     asked = {name: options[name] for name in SearchSettings.model_fields if name in options}
-    refuse_folds_alone(SearchSettings(**asked), options.get("jobs", 1))
+    refuse_folds_alone(SearchSettings(**asked), options.get("jobs"))
     print_estimate(options | {"seeds": seeds}, as_json=as_json)
 
 

@@ -14,11 +14,17 @@ from typing import Self
 import psutil
 import torch
 
-from pneumonia.cores import reserve_cores
+from pneumonia.cores import own_share, reserve_cores
 from pneumonia.tracking.runs import Run
 from pneumonia.tracking.store import tracking_uri
 
 log = logging.getLogger(__name__)
+
+_SECONDS_THAT_PAY = 120.0
+"""A worker takes 5-8 seconds of a core to start."""
+
+_TRIALS_PER_WORKER = 4
+"""The sampler and the pruner learn nothing from trials that run at the same time."""
 
 
 class OtherWorkers:
@@ -30,17 +36,38 @@ class OtherWorkers:
 
     Args:
         run: The search's run.
-        n_workers: How many processes beside this one; 0 is none.
+        n_workers: How many processes beside this one, 0 for none; None for as many as make the
+            search faster, once that can be told.
     """
 
-    def __init__(self, run: Run, n_workers: int) -> None:
+    def __init__(self, run: Run, n_workers: int | None) -> None:
         self._run, self._n_workers = run, n_workers
         self._processes: list[subprocess.Popen[str]] = []
         self._relays: list[threading.Thread] = []
         self._stopping = False
 
+    def start_if_faster(self, device: torch.device, n_waiting: int, seconds_left: float) -> None:
+        """Start as many processes as make the search faster, if their number was left open.
+
+        On CPUs one thread a worker, on GPUs one GPU: two trainings with a thread each are faster
+        than one with two. No more than the memory holds, and so few that each has four trials or
+        more; none where ``OMP_NUM_THREADS`` fixes how many cores are to be used.
+
+        Args:
+            device: Where this process trains.
+            n_waiting: Trials that no worker has begun.
+            seconds_left: What is left of the search with one worker.
+        """
+        if self._n_workers is not None or seconds_left < _SECONDS_THAT_PAY:
+            return
+        places = own_share() if device.type == "cpu" else torch.cuda.device_count()
+        in_memory = psutil.virtual_memory().available // psutil.Process().memory_info().rss
+        by_trials = (n_waiting + 1) // _TRIALS_PER_WORKER
+        self._n_workers = max(0, min(places - 1, in_memory, by_trials - 1))
+        self.start()
+
     def start(self) -> None:
-        """Start the processes."""
+        """Start the processes, if their number is known."""
         if not self._n_workers:
             return
         s = "s" if self._n_workers > 1 else ""

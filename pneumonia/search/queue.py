@@ -141,7 +141,7 @@ class TrialQueue:
 
         self.lock()
         try:
-            if not self.waiting():
+            if not self.n_waiting():
                 return False
             self.study.optimize(
                 attempt,
@@ -203,10 +203,9 @@ class TrialQueue:
         """The trials that some worker has."""
         return [trial for trial in self.trials() if trial.state == TrialState.RUNNING]
 
-    def waiting(self) -> bool:
-        """Whether a trial waits for a worker."""
-        waiting = (TrialState.WAITING,)
-        return bool(self.study.get_trials(deepcopy=False, states=waiting))
+    def n_waiting(self) -> int:
+        """How many trials wait for a worker."""
+        return len(self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
 
     def unsettled(self) -> list[FrozenTrial]:
         """The trials that some worker has, and those that will be enqueued again."""

@@ -19,7 +19,7 @@ def run_search(
     search: Search,
     run_config: RunConfig,
     data: DataSet,
-    jobs: int = 1,
+    jobs: int | None = 1,
     progress: Progress | None = None,
 ) -> TrainingResult | None:
     """Train trials until the study has none left, then log and register the winner.
@@ -28,7 +28,8 @@ def run_search(
         search: The search, opened.
         run_config: What is searched.
         data: The data.
-        jobs: Workers on this machine, of which this process is one.
+        jobs: Workers on this machine, of which this process is one; None for as many as make the
+            search faster.
         progress: Told what is done, and how many images of how many.
 
     Returns:
@@ -39,11 +40,11 @@ def run_search(
         TrainingError: No trial completed.
         TrackingError: The tracking store or the study storage stopped answering.
     """
-    queue, others = search.queue, OtherWorkers(search.run, jobs - 1)
+    queue, others = search.queue, OtherWorkers(search.run, None if jobs is None else jobs - 1)
     with run_context(search.run, shared=queue.others_at_work), others:
         try:
             others.start()
-            Worker(search.run, run_config, data, queue, progress).work()
+            Worker(search.run, run_config, data, queue, others, progress).work()
             if queue.unsettled():
                 others.wait()
                 return result_of(queue.study)

@@ -16,6 +16,7 @@ from pneumonia.data.cache import Progress
 from pneumonia.data.dataset import DataSet, preprocessing_of
 from pneumonia.errors import PneumoniaError, TrackingError, TrainingError
 from pneumonia.search.folds import pool_of, train_folds
+from pneumonia.search.launch import OtherWorkers
 from pneumonia.search.queue import TrialFailedError, TrialQueue
 from pneumonia.search.report import short, trials_table
 from pneumonia.search.space import suggest
@@ -28,6 +29,7 @@ from pneumonia.tracking.run_lifecycle import continue_run, left_running
 from pneumonia.tracking.runs import Run, find_run
 from pneumonia.tracking.training import log_remarks
 from pneumonia.training.checkpoint import Epoch
+from pneumonia.training.device import choose_engine
 from pneumonia.training.loop import Trained, train
 
 log = logging.getLogger(__name__)
@@ -44,12 +46,16 @@ class Worker:
         run_config: RunConfig,
         data: DataSet,
         queue: TrialQueue,
+        others: OtherWorkers,
         progress: Progress | None,
     ) -> None:
         self.run, self.queue, self.study = run, queue, queue.study
+        self.others = others
         self.experiment, self.search = run_config.experiment, run_config.search
         self.data, self.progress = data, progress
         self.metric = self.experiment.training.metric
+        training = self.experiment.training
+        self.device = choose_engine(training.device, training.precision).device
         self._overtaken: FrozenTrial | None = None
 
     def work(self) -> None:
@@ -72,7 +78,7 @@ class Worker:
     def _train_waiting(self, deadline: float) -> None:
         """Train trials until none is waiting; those of dead workers wait again."""
         self.queue.recover()
-        if not self.queue.waiting():
+        if not self.queue.n_waiting():
             return
         with keeping_share():
             while time.monotonic() <= deadline:
@@ -131,6 +137,7 @@ class Worker:
         """Train once a fold; returns the mean over folds. No network is kept."""
         pool = pool_of(self.data, settings, self.progress)
         done: list[Mapping[str, float]] = []
+        started = time.monotonic()
         mean: dict[str, float] = {}
         for fold in train_folds(
             child,
@@ -142,6 +149,8 @@ class Worker:
             progress=self.progress,
         ):
             done.append(fold.best)
+            took = time.monotonic() - started
+            self._others_may_join(took / len(done), len(done), self.search.folds)
             mean = {
                 key: float(np.mean([best[key] for best in done]))
                 for key in fold.best
@@ -165,6 +174,9 @@ class Worker:
             # First, since it fails where another worker has taken the trial by now.
             trial.report(epoch[f"val/{self.metric}"], int(epoch["epoch"]))
             epoch_log(epoch)
+            self._others_may_join(
+                epoch["speed/epoch_seconds"], int(epoch["epoch"]), settings.epochs
+            )
             if trial.should_prune():
                 raise optuna.TrialPruned
 
@@ -177,6 +189,18 @@ class Worker:
         trial.set_user_attr("history", trained.history)
         trial.set_user_attr("best_epoch", trained.best_epoch)
         return trained
+
+    def _others_may_join(self, seconds: float, n_done: int, n_parts: int) -> None:
+        """Start other workers if that is faster, going by an epoch or a fold of this trial.
+
+        Args:
+            seconds: What one took.
+            n_done: How many of this trial are done.
+            n_parts: How many a trial has.
+        """
+        n_waiting = self.queue.n_waiting()
+        seconds_left = seconds * (n_parts * (n_waiting + 1) - n_done)
+        self.others.start_if_faster(self.device, n_waiting, seconds_left)
 
     def _complete(self, child: Run, settings: TrainingSettings, trained: Trained) -> float:
         """Log a trained trial, with its checkpoint if it is the best so far; returns its value."""

@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 def train(
     *,
     experiment: str = "auto",
-    jobs: int = 1,
+    jobs: int | None = None,
     join: bool = False,
     resume: bool = False,
     register: bool = True,
@@ -48,7 +48,8 @@ def train(
 
     Args:
         experiment: Name of an experiment file, path of one, or ``auto``.
-        jobs: Workers of a search on this machine, of which this process is one.
+        jobs: Workers of a search on this machine, of which this process is one; None for as many
+            as make the search faster, and for one beside others that ``join``.
         join: Whether to work on the study beside other workers; the first one creates it.
         resume: Whether to continue the study.
         register: Whether to register the winner.
@@ -80,7 +81,7 @@ def train(
         search=search.with_values(storage=storage_url(search.storage)),
         register_winner=register,
     )
-    if search.trials > 1 or jobs > 1:
+    if search.trials > 1 or (jobs or 1) > 1:
         run_config = run_config.as_search()
     refuse_folds_alone(search, jobs)
     if torchrun_ranks().is_first:
@@ -96,13 +97,13 @@ def train(
     )
 
 
-def refuse_folds_alone(search: SearchSettings, jobs: int) -> None:
+def refuse_folds_alone(search: SearchSettings, jobs: int | None) -> None:
     """Refuse folds without a search whose trials they would score.
 
     Raises:
         UsageError: That is what was asked for.
     """
-    if search.folds > 1 and search.trials == 1 and jobs == 1 and not search.study:
+    if search.folds > 1 and search.trials == 1 and (jobs or 1) == 1 and not search.study:
         raise UsageError(
             "--folds scores the trials of a search: add --trials, or use 'pneumonia cross-validate'"
         )
@@ -112,7 +113,7 @@ def resume_run(
     run_id: str,
     *,
     join: bool = False,
-    jobs: int = 1,
+    jobs: int | None = None,
     tracking_uri: str | None = None,
     progress: Progress | None = None,
     on_run: OnRun | None = None,
@@ -122,7 +123,7 @@ def resume_run(
     Args:
         run_id: The MLflow run of a training or a search.
         join: Whether this process is one worker beside others.
-        jobs: Workers of a search on this machine, of which this process is one.
+        jobs: Workers of a search on this machine, as ``train`` takes it.
         tracking_uri: MLflow tracking URI; then the one the run was started with.
         progress: Told what is done, and how many images of how many.
         on_run: Called with the run that continues.
@@ -160,7 +161,7 @@ def _run(
     *,
     run_id: str = "",
     experiment_name: str | None = None,
-    jobs: int,
+    jobs: int | None,
     progress: Progress | None,
     on_run: OnRun | None,
 ) -> TrainingResult | None:
@@ -268,7 +269,7 @@ def _search(
     start: str,
     new: NewRun,
     run_id: str,
-    jobs: int,
+    jobs: int | None,
     progress: Progress | None,
     on_run: OnRun,
 ) -> TrainingResult | None:
@@ -280,7 +281,8 @@ def _search(
         opened = session.begin(run_config, data, new)
     on_run(opened.run)
     try:
-        return run_search(opened, run_config, data, jobs, progress)
+        alone = 1 if start == "join" else None
+        return run_search(opened, run_config, data, jobs or alone, progress)
     except KeyboardInterrupt:
         _log_resume_command(opened.run.id)
         raise
