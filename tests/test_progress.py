@@ -1,6 +1,7 @@
 """How far a command is, on a terminal and in a log."""
 
 import fcntl
+import logging
 import os
 import pty
 import re
@@ -76,6 +77,12 @@ def test_predict_shows_a_count_on_a_terminal(
     assert code == 0, written
     assert "scoring: " in written
     assert re.match(r"\d+ images: ", [line for line in screen(written) if line][-1])
+
+
+@pytest.fixture(autouse=True)
+def not_quiet(caplog: pytest.LogCaptureFixture) -> None:
+    """Progress is told unless a command is quiet."""
+    caplog.set_level(logging.INFO, "pneumonia")
 
 
 @pytest.fixture
