@@ -15,6 +15,7 @@ STRONG = Augmentation(
     blur=0.03,
     noise=0.1,
     border=0.2,
+    shading=0.5,
 )
 NONE = Augmentation(strength=0)
 
@@ -112,6 +113,19 @@ def test_noise_has_the_deviation_that_was_drawn() -> None:
     assert ((deviation > 0.1).float().mean() - 0.5).abs() < 0.1
     assert 23 < deviation.max() < 28  # a tenth of 255
     assert noisy[deviation > 5].mean() == pytest.approx(128, abs=0.5)
+
+
+def test_shading_is_a_slope_in_any_direction_and_no_steeper_than_asked_for() -> None:
+    grey = torch.full((400, 41, 41), 100, dtype=torch.uint8)
+    shaded = augment(grey, changes_of(8, 400), Augmentation(strength=0, shading=0.4)) / 100
+    torch.testing.assert_close(shaded[:, 20, 20], torch.ones(400))  # the middle
+    right, below = shaded[:, 20, 40] - 1, shaded[:, 40, 20] - 1
+    torch.testing.assert_close(shaded[:, 20, 0] - 1, -right)
+    slopes = torch.hypot(right, below)
+    assert 0.38 < slopes.max() <= 0.4001
+    assert (slopes < 1e-3).float().mean() == pytest.approx(0.5, abs=0.1)  # every other one
+    for one_side in (right, -right, below, -below):
+        assert one_side.max() > 0.3
 
 
 def test_borders_are_black_and_no_wider_than_asked_for() -> None:

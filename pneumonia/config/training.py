@@ -103,6 +103,12 @@ class TrainingSettings(Settings):
     border: float = Field(
         default=0.0, ge=0, le=0.45, description="Widest black border, as a share of the side."
     )
+    shading: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Largest change of brightness from the middle to one side, as a share of it.",
+    )
     clip_norm: float = Field(
         default=0.0, ge=0, le=1e6, description="Largest gradient norm; 0 is no limit."
     )

@@ -14,7 +14,7 @@ _SHIFT = 0.06
 _LARGEST_ASPECT = 4 / 3
 """Width by height of a crop, or height by width, as in torchvision's RandomResizedCrop."""
 
-_N_CHANGES = 19
+_N_CHANGES = 21
 _SEEDS = 2**24
 """As many as a float32 between 0 and 1 tells apart."""
 
@@ -36,6 +36,8 @@ class Augmentation:
         noise: Largest standard deviation of Gaussian noise, as a share of the range; every other
             image has some.
         border: Largest width of a black border, as a share of the side; every other side has one.
+        shading: Largest difference in brightness between the middle and a side, as a share of it,
+            0–1; every other image is shaded, in any direction.
     """
 
     strength: float = 1.0
@@ -47,21 +49,22 @@ class Augmentation:
     blur: float = 0.0
     noise: float = 0.0
     border: float = 0.0
+    shading: float = 0.0
 
     @property
     def changes_nothing(self) -> bool:
         """Whether images stay as they are."""
-        others = (self.strength, self.flip, self.blur, self.noise, self.border)
+        others = (self.strength, self.flip, self.shading, self.blur, self.noise, self.border)
         return self.crop == 1 and not any(others)
 
 
 def draw_changes(n: int, generator: torch.Generator) -> torch.Tensor:
-    """Draw what ``augment`` does to each of ``n`` images, uniform in 0–1, float32 (19, n)."""
+    """Draw what ``augment`` does to each of ``n`` images, uniform in 0–1, float32 (21, n)."""
     return torch.rand(_N_CHANGES, n, generator=generator)
 
 
 def augment(grey: torch.Tensor, changes: torch.Tensor, how: Augmentation) -> torch.Tensor:
-    """Crop, move, flip, change the exposure, blur, and add noise and black borders, as drawn.
+    """Crop, move, flip, expose, shade, blur, and add noise and black borders, as drawn.
 
     Each image has its own changes. A crop keeps a share of the area drawn from ``crop``–1, at an
     aspect ratio drawn from 3/4–4/3 by its logarithm, anywhere in the image, and is stretched to
@@ -69,7 +72,7 @@ def augment(grey: torch.Tensor, changes: torch.Tensor, how: Augmentation) -> tor
 
     Args:
         grey: Grey levels 0–255, uint8 (B, H, W).
-        changes: What ``draw_changes`` drew for these images, float32 (19, B), on any device.
+        changes: What ``draw_changes`` drew for these images, float32 (21, B), on any device.
         how: How much to change.
 
     Returns:
@@ -81,12 +84,14 @@ def augment(grey: torch.Tensor, changes: torch.Tensor, how: Augmentation) -> tor
     # One transfer however many parameters there are.
     drawn = changes.to(grey.device, non_blocking=True)
     levels = _exposed(_moved(levels, drawn[:9], how), drawn[9:12], how)
+    if how.shading:
+        levels = _shaded(levels, _every_other(drawn[19]) * how.shading, drawn[20])
     if how.blur:
         levels = _blurred(levels, _every_other(drawn[12]) * how.blur)
     if how.noise:
         levels = _noisy(levels, _every_other(drawn[13]) * how.noise, drawn[14])
     if how.border:
-        levels = _with_border(levels, _every_other(drawn[15:]) * how.border)
+        levels = _with_border(levels, _every_other(drawn[15:19]) * how.border)
     return levels
 
 
@@ -127,6 +132,22 @@ def _exposed(levels: torch.Tensor, drawn: torch.Tensor, how: Augmentation) -> to
     mean = levels.mean(dim=(1, 2), keepdim=True)
     # (levels - mean) * contrast + mean + brightness, in one pass over the images
     return torch.addcmul(mean * (1 - contrast) + brightness, levels, contrast).clamp_(0, 255)
+
+
+def _shaded(levels: torch.Tensor, slopes: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:
+    """Make images (B, H, W) lighter towards one side and darker towards the opposite one.
+
+    X-ray tubes do so (the heel effect), and so does a patient who stands askew.
+
+    Args:
+        levels: Grey levels 0–255, float32 (B, H, W).
+        slopes: Change of the brightness from the middle to that side, as a share of it, (B,).
+        directions: Direction of that side, as a share of the full turn, (B,).
+    """
+    across, down = (torch.linspace(-1, 1, n, device=levels.device) for n in levels.shape[1:])
+    angle = (2 * math.pi * directions).view(-1, 1, 1)  # (B, 1, 1)
+    height = torch.cos(angle) * across + torch.sin(angle) * down.unsqueeze(1)  # (B, H, W)
+    return (levels * (1 + slopes.view(-1, 1, 1) * height)).clamp_(0, 255)
 
 
 def _blurred(levels: torch.Tensor, sigmas: torch.Tensor) -> torch.Tensor:
