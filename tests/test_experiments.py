@@ -87,6 +87,12 @@ def test_a_search_keeps_every_trial_and_scores_only_the_winner_on_test(
     kept = {"threshold", "threshold_low", "threshold_high", "temperature"}
     # The winner's curves stay in its own run.
     assert kinds == {"best", "search", "stress", "test", *kept}
+    # The list of runs shows a search that still runs by its best so far, and trials by their data.
+    so_far = client.get_metric_history(parent.info.run_id, "best/auc")
+    assert min(metric.step for metric in so_far) == 0
+    for child in children:
+        assert child.data.params["data"] == parent.data.params["data"]
+        assert child.data.tags["network"] == "simple_cnn"
     steps = client.get_metric_history(parent.info.run_id, "search/best")
     assert [metric.step for metric in steps] == [0, 1, 2]
     assert [metric.value for metric in steps] == sorted(metric.value for metric in steps)

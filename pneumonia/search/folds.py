@@ -75,6 +75,7 @@ def train_folds(
             continue
         name = "-".join(filter(None, (settings.network, parent.label, f"f{number}")))
         child = continue_run(child.id) if child else parent.child(name, {"fold": str(number)})
+        child.log_parameters({"data": data.settings.data})
         with _ending(child):
             trained = train_in_run(child, settings, data, images, progress)
             if keep_networks:

@@ -128,7 +128,7 @@ class Worker:
         """Draw the trial's settings."""
         self.study.sampler = sampler_of(number, self.experiment.training.seed)
         drawn = suggest(trial, self.experiment.space)
-        child.log_parameters(drawn)
+        child.log_parameters({"data": self.experiment.data.data, **drawn})
         settings = self.experiment.training.with_values(**drawn)
         log.info("%s: %s", child.name, ", ".join(f"{key}={short(drawn[key])}" for key in drawn))
         return settings
@@ -228,6 +228,8 @@ class Worker:
         best = ""
         if leader is not None and leader.value is not None:
             self.run.log_metrics({"search/best": leader.value}, step=number_of(trial))
+            if self.search.folds == 1:  # the winner's own at the end is that of a later step
+                self.run.log_metrics({f"best/{self.metric}": leader.value}, step=0)
             best = f", best {self.metric} {leader.value:.4f} (trial {number_of(leader)})"
         done = sum(t.state.is_finished() for t in trials)
         name = self.study.study_name

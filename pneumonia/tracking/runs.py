@@ -200,9 +200,11 @@ class Run:
         self.outbox.send(self.id, Entry("status", {"status": status, "end_time": now}))
 
     def child(self, name: str, tags: Mapping[str, str]) -> "Run":
-        """Start a child run."""
-        user = self.tags.get("mlflow.user", "")
-        own = {"mlflow.parentRunId": self.id, "mlflow.user": user, **this_process(), **tags}
+        """Start a child run, of the same user and network unless ``tags`` say otherwise."""
+        same: dict[str, str] = {
+            key: self.tags[key] for key in ("mlflow.user", "network") if key in self.tags
+        }
+        own = {"mlflow.parentRunId": self.id, **same, **this_process(), **tags}
         client = self.outbox.client
         created = self.outbox.ask(
             lambda: client.create_run(self.experiment_id, tags=own, run_name=name)
