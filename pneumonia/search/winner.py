@@ -116,7 +116,7 @@ def _log_winner(
     )
     table = trials_table(queue, list(experiment.space), run.experiment_id)
     link = f"[Trial {number}](#/experiments/{run.experiment_id}/runs/{child.id})"
-    found = f"{link} won among {count_states(trials)}. {importance_sentence(importances)}\n\n"
+    found = f"{link} won among {count_states(trials)}. {importance_sentence(importances)}\n"
     run.set_description(description(settings, data, trained, result, found) + f"\n{table}")
     if run_config.search.keep_checkpoints == "winner":
         _drop_checkpoints([t for t in complete if t.number != winner.number])

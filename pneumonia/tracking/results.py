@@ -187,19 +187,19 @@ def description(
     """
     value = trained.best[f"val/{settings.metric}"]
     return (
-        f"**{settings.network}** on {data.name}: validation {settings.metric} **{value:.4f}** at "
-        f"epoch {trained.best_epoch} of {len(trained.history)}.\n\n{search}{outcome(result)}"
+        f"{outcome(result)}\n**{settings.network}** on {data.name}: validation {settings.metric} "
+        f"{value:.4f} at epoch {trained.best_epoch} of {len(trained.history)}. {search}\n"
     )
 
 
 def outcome(result: TrainingResult) -> str:
-    """Test, stress test, model and warning, in Markdown."""
+    """Test, model, warning and stress test, in Markdown."""
     return (
-        f"Test: {summary(result)} (chosen by the rule `{result.threshold_rule}`), "
-        "with 95 % intervals by bootstrap over patients.\n\n"
-        f"Stress test: {stress_summary(result)}.\n\n"
-        f"Model: `{result.model_uri}` ({result.verdict}).\n"
-        + (f"\n**Warning**: {result.warning}.\n" if result.warning else "")
+        f"**Test**: {summary(result)} (by the rule `{result.threshold_rule}`; 95 % intervals by "
+        "bootstrap over patients).\n\n"
+        f"Model: `{result.model_uri}` ({result.verdict}).\n\n"
+        + (f"**Warning**: {result.warning}.\n\n" if result.warning else "")
+        + f"Stress test: {stress_summary(result)}.\n"
     )
 
 

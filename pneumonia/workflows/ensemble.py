@@ -82,8 +82,8 @@ def ensemble(
         )
         links = ", ".join(f"[{r.name}](#/experiments/{r.experiment_id}/runs/{r.id})" for r in runs)
         parent.set_description(
-            f"**{candidate.calibrated.config.title}** on {data.name}, the mean probability of "
-            f"{links}.\n\n{outcome(result)}"
+            f"{outcome(result)}\n**{candidate.calibrated.config.title}** on {data.name}: the mean "
+            f"probability of {links}.\n"
         )
     return result
 
