@@ -15,6 +15,7 @@ STRONG = Augmentation(
     blur=0.03,
     noise=0.1,
     border=0.2,
+    border_grey=0.5,
     shading=0.5,
 )
 NONE = Augmentation(strength=0)
@@ -126,6 +127,17 @@ def test_shading_is_a_slope_in_any_direction_and_no_steeper_than_asked_for() -> 
     assert (slopes < 1e-3).float().mean() == pytest.approx(0.5, abs=0.1)  # every other one
     for one_side in (right, -right, below, -below):
         assert one_side.max() > 0.3
+
+
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_a_share_of_the_borders_is_of_any_grey(share: float) -> None:
+    grey = torch.zeros(400, 40, 40, dtype=torch.uint8)
+    how = Augmentation(strength=0, border=0.2, border_grey=share)
+    levels = augment(grey, changes_of(8, 400), how).amax(dim=(1, 2))  # black images, grey borders
+    # An image in sixteen has a border on no side.
+    assert (levels > 1).float().mean() == pytest.approx(share * 15 / 16, abs=0.06)
+    assert levels.max() > 250
+    assert ((levels > 50) & (levels < 200)).any()
 
 
 def test_borders_are_black_and_no_wider_than_asked_for() -> None:

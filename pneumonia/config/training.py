@@ -101,7 +101,13 @@ class TrainingSettings(Settings):
         default=0.0, ge=0, le=1, description="Largest noise, as a share of the grey levels' range."
     )
     border: float = Field(
-        default=0.0, ge=0, le=0.45, description="Widest black border, as a share of the side."
+        default=0.0, ge=0, le=0.45, description="Widest border, as a share of the side."
+    )
+    border_grey: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Share of the borders that are of any grey; the others are black.",
     )
     shading: float = Field(
         default=0.0,

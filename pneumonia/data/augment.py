@@ -14,7 +14,7 @@ _SHIFT = 0.06
 _LARGEST_ASPECT = 4 / 3
 """Width by height of a crop, or height by width, as in torchvision's RandomResizedCrop."""
 
-_N_CHANGES = 21
+_N_CHANGES = 22
 _SEEDS = 2**24
 """As many as a float32 between 0 and 1 tells apart."""
 
@@ -35,7 +35,8 @@ class Augmentation:
             image is blurred.
         noise: Largest standard deviation of Gaussian noise, as a share of the range; every other
             image has some.
-        border: Largest width of a black border, as a share of the side; every other side has one.
+        border: Largest width of a border, as a share of the side; every other side has one.
+        border_grey: Share of the images whose border is of any grey level and not black, 0–1.
         shading: Largest difference in brightness between the middle and a side, as a share of it,
             0–1; every other image is shaded, in any direction.
     """
@@ -49,6 +50,7 @@ class Augmentation:
     blur: float = 0.0
     noise: float = 0.0
     border: float = 0.0
+    border_grey: float = 0.0
     shading: float = 0.0
 
     @property
@@ -59,12 +61,12 @@ class Augmentation:
 
 
 def draw_changes(n: int, generator: torch.Generator) -> torch.Tensor:
-    """Draw what ``augment`` does to each of ``n`` images, uniform in 0–1, float32 (21, n)."""
+    """Draw what ``augment`` does to each of ``n`` images, uniform in 0–1, float32 (22, n)."""
     return torch.rand(_N_CHANGES, n, generator=generator)
 
 
 def augment(grey: torch.Tensor, changes: torch.Tensor, how: Augmentation) -> torch.Tensor:
-    """Crop, move, flip, expose, shade, blur, and add noise and black borders, as drawn.
+    """Crop, move, flip, expose, shade, blur, and add noise and borders, as drawn.
 
     Each image has its own changes. A crop keeps a share of the area drawn from ``crop``–1, at an
     aspect ratio drawn from 3/4–4/3 by its logarithm, anywhere in the image, and is stretched to
@@ -72,7 +74,7 @@ def augment(grey: torch.Tensor, changes: torch.Tensor, how: Augmentation) -> tor
 
     Args:
         grey: Grey levels 0–255, uint8 (B, H, W).
-        changes: What ``draw_changes`` drew for these images, float32 (21, B), on any device.
+        changes: What ``draw_changes`` drew for these images, float32 (22, B), on any device.
         how: How much to change.
 
     Returns:
@@ -91,7 +93,8 @@ def augment(grey: torch.Tensor, changes: torch.Tensor, how: Augmentation) -> tor
     if how.noise:
         levels = _noisy(levels, _every_other(drawn[13]) * how.noise, drawn[14])
     if how.border:
-        levels = _with_border(levels, _every_other(drawn[15:19]) * how.border)
+        grey = (drawn[21] - 1 + how.border_grey).clamp(min=0) / max(how.border_grey, 1e-6)
+        levels = _with_border(levels, _every_other(drawn[15:19]) * how.border, grey * 255)
     return levels
 
 
@@ -174,14 +177,14 @@ def _noisy(levels: torch.Tensor, deviations: torch.Tensor, seeds: torch.Tensor) 
     return (levels + torch.stack(fields).to(levels.device) * scale).clamp_(0, 255)
 
 
-def _with_border(levels: torch.Tensor, widths: torch.Tensor) -> torch.Tensor:
-    """Make borders of images (B, H, W) black, of widths (4, B) as shares of the side."""
+def _with_border(levels: torch.Tensor, widths: torch.Tensor, border: torch.Tensor) -> torch.Tensor:
+    """Give images (B, H, W) borders of widths (4, B), as shares of the side, and levels (B,)."""
     top, bottom, left, right = widths.unsqueeze(2)  # (B, 1) each
     rows, columns = ((torch.arange(n, device=levels.device) + 0.5) / n for n in levels.shape[1:])
     kept_rows = (rows > top) & (rows < 1 - bottom)  # (B, H)
     kept_columns = (columns > left) & (columns < 1 - right)  # (B, W)
     kept = kept_rows.unsqueeze(2) & kept_columns.unsqueeze(1)  # (B, H, W)
-    return torch.where(kept, levels, 0.0)
+    return torch.where(kept, levels, border.view(-1, 1, 1))
 
 
 def _every_other(uniform: torch.Tensor) -> torch.Tensor:

@@ -40,7 +40,7 @@ def model_card(
             "Test result",
             f"{len(data.roles['test']):,} images, scored {_times(test.times_scored)} by runs of "
             "this tracking store. Intervals are 95 %, by bootstrap over patients.",
-            _metrics(test),
+            _metrics(test, point.threshold),
             figures=("confusion_test", "roc_test", "scores_test"),
         ),
         Section(
@@ -85,8 +85,8 @@ def _purpose(config: ModelConfig, data: DataSet, rejected: float, warning: str) 
     )
 
 
-def _metrics(test: Scores) -> Table:
-    rows = [("metric", "value (95 % interval)", "at threshold 0.5")]
+def _metrics(test: Scores, threshold: float) -> Table:
+    rows = [("metric", f"at threshold {threshold:g} (95 % interval)", "at 0.5")]
     for name, value in test.metrics.items():
         at_half = f"{test.at_half[name]:.3f}" if name in _AT_HALF else ""
         rows.append((name, _value(value, test.intervals.get(name)), at_half))

@@ -11,7 +11,7 @@ from pneumonia.tracking.store import latest_experiment
 _VIEW = "pneumonia"
 _COLUMNS = (
     "attributes.`Models`",
-    *(f"metrics.`{key}`" for key in ("best/auc", "test/auc", "test/accuracy", "stress/auc_worst")),
+    *(f"metrics.`{key}`" for key in ("best/auc", "test/auc", "stress/auc_worst")),
     "tags.`network`",
     "params.`data`",
 )

@@ -67,6 +67,7 @@ def augmentation_of(settings: TrainingSettings) -> Augmentation:
         blur=settings.blur,
         noise=settings.noise,
         border=settings.border,
+        border_grey=settings.border_grey,
         shading=settings.shading,
     )
 
