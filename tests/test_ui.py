@@ -78,6 +78,11 @@ def test_the_list_of_runs_opens_with_the_best_first(trained: SimpleNamespace) ->
     for column in (view["orderByKey"], *view["selectedColumns"][1:]):
         kind, _, name = column.partition(".")
         assert name.strip("`") in getattr(run.data, kind), column
+    (section,) = view["compareRunSections"]
+    assert len({chart["uuid"] for chart in view["compareRunCharts"]}) == 6
+    for chart in view["compareRunCharts"]:
+        assert chart["metricKey"] in run.data.metrics
+        assert chart["metricSectionId"] == section["uuid"]
 
 
 def answers(url: str) -> bool:

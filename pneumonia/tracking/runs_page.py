@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from typing import Any
 
 import mlflow
 from mlflow.exceptions import MlflowException
@@ -15,6 +16,9 @@ _COLUMNS = (
     "tags.`network`",
     "params.`data`",
 )
+
+_LINES = ("val/auc", "val/loss", "train/loss")
+_BARS = ("best/auc", "test/auc", "stress/auc_worst")
 
 
 def runs_page(server: str) -> str:
@@ -31,6 +35,7 @@ def runs_page(server: str) -> str:
         "orderByKey": "metrics.`best/auc`",
         "orderByAsc": False,
         "selectedColumns": _COLUMNS,
+        **_charts(),
     }
     page = f"{server}/#/experiments/{experiment}/runs?workflowType=machine_learning"
     with contextlib.suppress(MlflowException):
@@ -39,3 +44,22 @@ def runs_page(server: str) -> str:
         )
         page += f"&viewStateShareKey={_VIEW}"
     return page
+
+
+def _charts() -> dict[str, Any]:
+    """What the view of charts opens with: curves on one axis, and what they came to."""
+    cards = [
+        {"type": "LINE", "metricKey": key, "selectedMetricKeys": [key], "xAxisKey": "step"}
+        | {"lineSmoothness": 0, "scaleType": "linear", "xAxisScaleType": "linear"}
+        for key in _LINES
+    ] + [{"type": "BAR", "metricKey": key} for key in _BARS]
+    own = {"metricSectionId": _VIEW, "deleted": False, "isGenerated": False}
+    section = {"uuid": _VIEW, "name": "Comparison", "display": True, "isReordered": True}
+    return {
+        "compareRunCharts": [
+            {"uuid": f"{_VIEW}-{card['metricKey']}", "runsCountToCompare": 10, **card, **own}
+            for card in cards
+        ],
+        "compareRunSections": [{**section, "deleted": False, "isGenerated": False}],
+        "isAccordionReordered": True,
+    }
