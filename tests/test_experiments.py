@@ -236,8 +236,9 @@ def test_an_epochs_line_fits_a_terminal() -> None:
     epoch |= {"val/sensitivity": 1.0, "val/specificity": 1.0, "speed/images_per_second": 1234.5}
     line = epoch_line("t012", 100, epoch | {"speed/epoch_seconds": 66.0})
     assert line == (
-        "t012 epoch 10/100  loss 0.693  val 10.500  auc 1.0000  sens 1.00  spec 1.00  99m left"
+        "t012 epoch 10/100 loss 0.693 val 10.500 auc 1.0000 sens 1.00 spec 1.00 99m left"
     )
+    assert len(line) < 80
     last = epoch_line("", 10, epoch | {"speed/epoch_seconds": 66.0})
     assert last.endswith("1234/s")
     assert len(last) < 80

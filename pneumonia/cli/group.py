@@ -5,15 +5,13 @@ import json
 import logging
 import math
 import os
-import shutil
 import sys
-import textwrap
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Never
 
 import click
 
-from pneumonia.cli.progress import LogHandler
+from pneumonia.cli.progress import LogHandler, fitting
 from pneumonia.errors import PneumoniaError
 
 if TYPE_CHECKING:
@@ -108,10 +106,7 @@ def print_field(name: str, text: str) -> None:
     """Print a result after its name; on a terminal in lines that fit."""
     line = f"{name:10}{text}"
     if sys.stdout.isatty():
-        width = shutil.get_terminal_size().columns
-        line = textwrap.fill(
-            line, width, subsequent_indent=" " * 10, break_long_words=False, break_on_hyphens=False
-        )
+        line = fitting(line, " " * 10)
     click.echo(line)
 
 

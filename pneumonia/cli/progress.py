@@ -1,7 +1,9 @@
 """How far a command is: a live bar on a terminal, a line now and then elsewhere."""
 
 import logging
+import shutil
 import sys
+import textwrap
 import time
 from typing import Any
 
@@ -14,13 +16,29 @@ class LogHandler(logging.StreamHandler[Any]):
     """Writes each record above the bar, where there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a record."""
+        """Write a record, on a terminal in lines that fit."""
         if self.stream.isatty():
             from tqdm import tqdm
 
-            tqdm.write(self.format(record), file=self.stream)
+            lines = self.format(record).splitlines()
+            tqdm.write("\n".join(fitting(line, "  ") for line in lines), file=self.stream)
         else:
             super().emit(record)
+
+
+def fitting(line: str, indent: str) -> str:
+    """A line broken between words where it is wider than the terminal.
+
+    Args:
+        line: The line; one that fits stays as it is.
+        indent: What each further line begins with.
+    """
+    width = shutil.get_terminal_size().columns
+    if len(line) <= width:
+        return line
+    return textwrap.fill(
+        line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
 
 
 class ProgressBar:

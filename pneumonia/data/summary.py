@@ -109,9 +109,15 @@ def report(roles: Roles, class_names: tuple[str, str], skipped: Counter[str]) ->
     """A table of counts by role, and a line for each thing a user should know."""
     rows = {role: counts(images, class_names) for role, images in roles.items()}
     columns = list(dict.fromkeys(column for row in rows.values() for column in row))
-    lines = ["".join([f"{'':12}", *(f"{column:>12}" for column in columns)])]
-    for role, row in rows.items():
-        lines.append("".join([f"{role:12}", *(f"{row.get(column, 0):12,}" for column in columns)]))
+    table = [
+        ("", *columns),
+        *((role, *(f"{row.get(column, 0):,}" for column in columns)) for role, row in rows.items()),
+    ]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = [
+        "  ".join([f"{role:{widths[0]}}", *map(str.rjust, numbers, widths[1:])])
+        for role, *numbers in table
+    ]
     return "\n".join([*lines, *_remarks(roles, skipped)])
 
 

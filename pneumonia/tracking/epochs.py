@@ -55,7 +55,8 @@ def epoch_line(label: str, n_epochs: int, epoch: Epoch) -> str:
         f"spec {epoch['val/specificity']:.2f}",
         f"{epoch['speed/images_per_second']:.0f}/s" if not left else f"{duration(left)} left",
     ]
-    return "  ".join(parts)
+    # A worker's number may come before a label, as in "[2] t012 epoch".
+    return (" " if label else "  ").join(parts)
 
 
 def duration(seconds: float) -> str:
