@@ -1,8 +1,10 @@
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import mlflow
 import numpy as np
@@ -252,7 +254,7 @@ def test_workers_share_a_study_and_register_one_winner(
 def broken_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Processes that this one starts end at once."""
     broken = tmp_path / "python"
-    broken.write_text("#!/bin/sh\necho no memory left >&2\nexit 7\n")
+    broken.write_text('#!/bin/sh\necho "no memory left for $*" >&2\nexit 7\n')
     broken.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(broken))
 
@@ -289,9 +291,12 @@ def test_a_long_search_starts_as_many_workers_as_make_it_faster(
 
 @pytest.mark.usefixtures("workplace", "broken_python")
 def test_a_search_goes_on_without_a_worker_that_cannot_start(xrays: Path, run_cli: Cli) -> None:
-    result = run_cli("train", "--data", xrays, *QUICK, "--trials", 2, "--jobs", 2, "--epochs", 1)
+    search = ("--trials", 2, "--jobs", 2, "--timeout", 3600)
+    result = run_cli("train", "--data", xrays, *QUICK, *search, "--epochs", 1)
     assert result.exit_code == 0, result.stderr
-    assert "[2] no memory left" in result.stderr
+    # A worker that starts later has as much less time.
+    asked = r"\[2\] no memory left for .* train --resume \w{32} --join .*--timeout 3[56]\d\d\n"
+    assert re.search(asked, result.stderr)
     assert "[2] ended with exit code 7; the others go on" in result.stderr
     assert "models:/simple_cnn/1" in result.stdout
 
@@ -313,3 +318,13 @@ def test_what_cannot_be_resumed_is_named(
     result = run_cli("train", *where, *arguments)
     assert result.exit_code == 2
     assert says in result.stderr
+
+
+def test_only_a_search_takes_a_timeout_when_it_is_resumed(
+    trained: SimpleNamespace, run_cli: Cli
+) -> None:
+    store = ("--tracking-uri", trained.tracking_uri)
+    (run,) = mlflow.MlflowClient(trained.tracking_uri).search_runs(["0"], "tags.kind = 'train'")
+    refused = run_cli("train", "--resume", run.info.run_id, "--timeout", 5, *store)
+    assert refused.exit_code == 2
+    assert f"run {run.info.run_id} is no search: leave --timeout out" in refused.stderr

@@ -79,9 +79,9 @@ def train(resume: str, seeds: int, dry_run: bool, as_json: bool, **options: Any)
         resuming = resume.lower() == "true"
         result = train_workflow(**given(options), **arguments, resume=resuming)
     else:
-        refuse_options_beside_resume("join", "jobs", "tracking_uri", "as_json")
-        kept = {name: options[name] for name in ("join", "jobs", "tracking_uri")}
-        result = resume_run(resume, **kept, **arguments)
+        kept = ("join", "jobs", "timeout", "tracking_uri")
+        refuse_options_beside_resume(*kept, "as_json")
+        result = resume_run(resume, **{name: options[name] for name in kept}, **arguments)
     if as_json:
         print_json(result.as_json() if result else {})
     else:

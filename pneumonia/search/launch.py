@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
@@ -38,10 +39,12 @@ class OtherWorkers:
         run: The search's run.
         n_workers: How many processes beside this one, 0 for none; None for as many as make the
             search faster, once that can be told.
+        timeout: Seconds from now after which no worker begins a trial; None for no limit.
     """
 
-    def __init__(self, run: Run, n_workers: int | None) -> None:
+    def __init__(self, run: Run, n_workers: int | None, timeout: float | None) -> None:
         self._run, self._n_workers = run, n_workers
+        self._deadline = None if timeout is None else time.monotonic() + timeout
         self._processes: list[subprocess.Popen[str]] = []
         self._relays: list[threading.Thread] = []
         self._stopping = False
@@ -77,6 +80,9 @@ class OtherWorkers:
             *(sys.executable, "-m", "pneumonia", "train", "--resume", self._run.id, "--join"),
             *("--tracking-uri", tracking_uri()),
         ]
+        if self._deadline is not None:
+            left = max(1.0, self._deadline - time.monotonic())
+            command += ["--timeout", f"{left:.0f}"]
         for number in range(2, self._n_workers + 2):
             worker = subprocess.Popen(
                 command,

@@ -40,7 +40,8 @@ def run_search(
         TrainingError: No trial completed.
         TrackingError: The tracking store or the study storage stopped answering.
     """
-    queue, others = search.queue, OtherWorkers(search.run, None if jobs is None else jobs - 1)
+    n_others, timeout = None if jobs is None else jobs - 1, run_config.search.timeout
+    queue, others = search.queue, OtherWorkers(search.run, n_others, timeout)
     with run_context(search.run, shared=queue.others_at_work), others:
         try:
             others.start()

@@ -114,6 +114,7 @@ def resume_run(
     *,
     join: bool = False,
     jobs: int | None = None,
+    timeout: float | None = None,
     tracking_uri: str | None = None,
     progress: Progress | None = None,
     on_run: OnRun | None = None,
@@ -124,6 +125,7 @@ def resume_run(
         run_id: The MLflow run of a training or a search.
         join: Whether this process is one worker beside others.
         jobs: Workers of a search on this machine, as ``train`` takes it.
+        timeout: Seconds after which a search begins no further trial; else as it was started with.
         tracking_uri: MLflow tracking URI; then the one the run was started with.
         progress: Told what is done, and how many images of how many.
         on_run: Called with the run that continues.
@@ -144,6 +146,11 @@ def resume_run(
             f"run {run_id} is a cross-validation: 'pneumonia cross-validate --resume {run_id}' "
             "continues it"
         )
+    if timeout is not None:
+        if not run_config.searching:
+            raise UsageError(f"run {run_id} is no search: leave --timeout out")
+        searched = run_config.search.with_values(timeout=timeout)
+        run_config = run_config.with_values(search=searched)
     start = "join" if join else "resume"
     return _run(run_config, start, run_id=run_id, jobs=jobs, progress=progress, on_run=on_run)
 
