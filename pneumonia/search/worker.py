@@ -225,13 +225,15 @@ class Worker:
         why = f": {reason_of(trial)}" if reason_of(trial) else ""
         log.info("trial %d %s%s%s", number_of(trial), state_of(trial), value, why)
         trials, leader = self.queue.trials(), self.queue.best()
+        done = sum(t.state.is_finished() for t in trials)
         best = ""
         if leader is not None and leader.value is not None:
             self.run.log_metrics({"search/best": leader.value}, step=number_of(trial))
-            if self.search.folds == 1:  # the winner's own at the end is that of a later step
-                self.run.log_metrics({f"best/{self.metric}": leader.value}, step=0)
+            if number_of(leader) == number_of(trial) and self.search.folds == 1:
+                # Up to step 0: that of the winner's epoch follows when all trials are done.
+                so_far = {f"best/{self.metric}": leader.value}
+                self.run.log_metrics(so_far, step=done - len(trials))
             best = f", best {self.metric} {leader.value:.4f} (trial {number_of(leader)})"
-        done = sum(t.state.is_finished() for t in trials)
         name = self.study.study_name
         left = _seconds_left(trials)
         remaining = f", about {duration(left)} left" if left else ""
