@@ -1,8 +1,10 @@
 """One training repeated with several seeds."""
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import numpy as np
@@ -12,6 +14,7 @@ from click.testing import Result
 
 from pneumonia.data.decode import network_input
 from pneumonia.tracking.models import load_model
+from pneumonia.workflows import train_seeds
 
 Cli = Callable[..., Result]
 QUICK = ("--epochs", "1", "--image-size", "32", "--batch-size", "8")
@@ -77,7 +80,47 @@ def test_the_ensemble_of_the_seeds_is_one_model(workplace: Path, xrays: Path, ru
     assert "differ in image_size (32 and 48)" in refused.stderr
 
 
-@pytest.mark.parametrize("option", [("--trials", "3"), ("--resume",), ("--jobs", "2")])
+@pytest.mark.slow
+@pytest.mark.usefixtures("workplace")
+def test_a_stopped_training_of_several_seeds_goes_on(
+    xrays: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The finished seed is not trained again, and the results are those of an undisturbed one."""
+    command = ("train", "--data", xrays, *QUICK, "--register", "false", "--seeds", "2")
+    undisturbed = run_cli(*command, "--json")
+    assert undisturbed.exit_code == 0, undisturbed.stderr
+    train_run = train_seeds.train_run
+
+    def stop_at_the_second(*given: Any, **named: Any) -> Any:
+        if given[1].experiment.training.seed == 1:
+            raise KeyboardInterrupt
+        return train_run(*given, **named)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(train_seeds, "train_run", stop_at_the_second)
+        stopped = run_cli(*command)
+    assert stopped.exit_code == 130
+    resume = re.search(r"pneumonia (train --seeds 2 --resume (\w{32}))", stopped.stderr)
+    assert resume
+    other = run_cli("train", "--seeds", "3", "--resume", resume[2])
+    assert other.exit_code == 2
+    assert "was begun with --seeds 2, not 3" in other.stderr
+    alone = run_cli("train", "--resume", resume[2])
+    assert alone.exit_code == 2
+    assert f"'pneumonia {resume[1]}' continues it" in alone.stderr
+
+    resumed = run_cli(*resume[1].split(), "--json")
+    assert resumed.exit_code == 0, resumed.stderr
+    assert "-s0 is trained already" in resumed.stderr
+    assert json.loads(resumed.stdout)["spread"] == json.loads(undisturbed.stdout)["spread"]
+    run = mlflow.MlflowClient().get_run(resume[2])
+    assert run.info.status == "FINISHED"
+    again = run_cli(*resume[1].split())
+    assert again.exit_code == 2
+    assert "has finished: there is nothing to resume" in again.stderr
+
+
+@pytest.mark.parametrize("option", [("--trials", "3"), ("--jobs", "2")])
 def test_seeds_are_of_fixed_settings(xrays: Path, run_cli: Cli, option: tuple[str, ...]) -> None:
     result = run_cli("train", "--data", xrays, "--seeds", "2", *option)
     assert result.exit_code == 2

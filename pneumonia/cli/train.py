@@ -102,15 +102,22 @@ def _train_seeds(
 ) -> None:
     from pneumonia.config.search import SearchSettings
     from pneumonia.tracking.results import summary
-    from pneumonia.workflows.train_seeds import train_seeds
+    from pneumonia.workflows.train_seeds import resume_seeds, train_seeds
 
     ctx = click.get_current_context()
     for name in ("join", "jobs", *SearchSettings.model_fields):
-        if ctx.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE or resume:
-            option = "resume" if resume else name.replace("_", "-")
+        if ctx.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE:
+            option = name.replace("_", "-")
             raise UsageError(f"--seeds trains fixed settings: leave --{option} out")
         del options[name]
-    results, spread = train_seeds(seeds, **given(options), **arguments)
+    if resume.lower() == "true":
+        raise UsageError("--seeds is resumed by its run: give its id, as --resume RUN_ID")
+    if resume and resume.lower() != "false":
+        refuse_options_beside_resume("seeds", "tracking_uri", "as_json")
+        tracking_uri = options["tracking_uri"]
+        results, spread = resume_seeds(resume, seeds, tracking_uri=tracking_uri, **arguments)
+    else:
+        results, spread = train_seeds(seeds, **given(options), **arguments)
     if as_json:
         values = {k: {"mean": mean, "deviation": sd} for k, (mean, sd) in spread.items()}
         print_json({"seeds": [result.as_json() for result in results], "spread": values})

@@ -53,7 +53,7 @@ def how_to_resume(run: Run) -> str:
     parent = run.tags.get("mlflow.parentRunId")
     if parent and "trial" in run.tags:
         return f"; its trial runs again in its search: 'pneumonia train --resume {parent}'"
-    if parent and "fold" in run.tags:
+    if parent and {"fold", "seed"} & run.tags.keys():
         above = existing_run(parent)
         return how_to_resume(above) if above else ""
     try:
@@ -63,6 +63,8 @@ def how_to_resume(run: Run) -> str:
     except (UsageError, KeyError, TypeError):  # begun by another command, or by another version
         return ""
     command = "cross-validate" if run_config.cross_validating else "train"
+    if run_config.seeds > 1:
+        command += f" --seeds {run_config.seeds}"
     return f"; 'pneumonia {command} --resume {run.id}' resumes it" if ready else ""
 
 

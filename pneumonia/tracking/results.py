@@ -1,5 +1,6 @@
 """What a finished experiment shows: the winner's metrics, figures, model and story."""
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -16,10 +17,11 @@ from pneumonia.tracking.input_gate import log_gate_rates
 from pneumonia.tracking.model_card import model_card
 from pneumonia.tracking.models import log_model
 from pneumonia.tracking.registry import register
-from pneumonia.tracking.runs import Run
+from pneumonia.tracking.runs import Run, read_text
 from pneumonia.tracking.scores import log_scores
 from pneumonia.training.loop import Trained, augmentation_of
 
+_FILE = "result.json"
 _SCORED_IN = ("accuracy", "auc", "sensitivity", "specificity")
 
 
@@ -54,6 +56,16 @@ class TrainingResult:
     def as_json(self) -> dict[str, Any]:
         """What JSON can hold of it, which is all."""
         return asdict(self)
+
+    def keep(self, run: Run) -> None:
+        """Log it as ``result.json``."""
+        run.log_text(json.dumps(self.as_json(), indent=1), _FILE)
+
+    @classmethod
+    def kept(cls, run_id: str) -> "TrainingResult | None":
+        """The result that a run has logged; None where it has none."""
+        text = read_text(run_id, _FILE)
+        return cls.from_json(json.loads(text)) if text else None
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "TrainingResult":

@@ -26,11 +26,13 @@ class RunConfig(Settings):
         experiment: What to run.
         search: How to search.
         register_winner: Whether to register the winner.
+        seeds: With how many seeds to train.
     """
 
     experiment: Experiment
     search: SearchSettings
     register_winner: bool
+    seeds: int = 1
 
     @property
     def searching(self) -> bool:

@@ -146,6 +146,11 @@ def resume_run(
             f"run {run_id} is a cross-validation: 'pneumonia cross-validate --resume {run_id}' "
             "continues it"
         )
+    if run_config.seeds > 1:
+        raise UsageError(
+            f"run {run_id} trains with several seeds: 'pneumonia train --seeds {run_config.seeds} "
+            f"--resume {run_id}' continues it"
+        )
     if timeout is not None:
         if not run_config.searching:
             raise UsageError(f"run {run_id} is no search: leave --timeout out")
@@ -253,6 +258,7 @@ def train_run(
     result = log_result(
         run, data, images, settings, trained, register_winner=run_config.register_winner
     )
+    result.keep(run)
     run.tag({"trial.state": "complete"})
     run.set_description(description(settings, data, trained, result))
     return result

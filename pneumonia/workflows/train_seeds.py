@@ -1,5 +1,6 @@
 """``pneumonia train --seeds``: one training repeated with several seeds."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,13 +9,28 @@ import numpy as np
 from pneumonia.config.experiment import load_experiment
 from pneumonia.config.search import SearchSettings
 from pneumonia.data.cache import Progress
+from pneumonia.data.dataset import DataSet
+from pneumonia.errors import UsageError
 from pneumonia.tracking.results import TrainingResult
-from pneumonia.tracking.run_config import RunConfig
-from pneumonia.tracking.run_lifecycle import NewRun, parent_run, run_context
+from pneumonia.tracking.run_config import (
+    RunConfig,
+    kept_tracking_uri,
+    log_run_config,
+    run_config_to_resume,
+)
+from pneumonia.tracking.run_lifecycle import (
+    NewRun,
+    children_of,
+    continue_run,
+    run_context,
+    start_run,
+)
 from pneumonia.tracking.runs import OnRun, Run
 from pneumonia.tracking.store import choose_experiment, connect
 from pneumonia.workflows.prepare import load_data
 from pneumonia.workflows.train import train_run
+
+log = logging.getLogger(__name__)
 
 Spread = Mapping[str, tuple[float, float]]
 """Mean and standard deviation (with n - 1) by name of the metric."""
@@ -49,37 +65,104 @@ def train_seeds(
 
     Raises:
         PneumoniaError: A setting, the data, training or the tracking store failed.
-        KeyboardInterrupt: It was interrupted; the child under way can be resumed by its id.
+        KeyboardInterrupt: It was interrupted; it can be resumed.
     """
-    on_run = on_run or (lambda _run: None)
     chosen = load_experiment(experiment, settings)
     connect(tracking_uri)
     experiment_id = choose_experiment(experiment_name)
     data = load_data(chosen, progress)
-    first, network = chosen.training.seed, chosen.training.network
-    name = f"{network}-{data.name}"
-    results = []
+    run_config = RunConfig(
+        experiment=chosen, search=SearchSettings(), register_winner=register, seeds=n_seeds
+    )
+    network = chosen.training.network
     tags = {"network": network, "kind": "seeds"}
-    with parent_run(NewRun(f"{name}-seeds{n_seeds}", tags, experiment_id)) as parent:
-        on_run(parent)
-        parent.log_data_set(data)
-        parent.log_parameters(chosen.training.parameters() | chosen.data.parameters())
-        parent.log_parameters({"experiment": chosen.name, "seeds": n_seeds})
-        for seed in range(first, first + n_seeds):
-            training = chosen.training.with_values(seed=seed)
-            run_config = RunConfig(
-                experiment=chosen.with_values(training=training),
-                search=SearchSettings(),
-                register_winner=register,
-            )
-            own = {"network": network, "kind": "train", "seed": str(seed), "world_size": "1"}
-            child = parent.child(f"{name}-s{seed}", own)
-            on_run(child)
-            with child.local.alone(), run_context(child):
-                results.append(train_run(child, run_config, data, progress=progress))
-        spread = _spread(results)
-        _log_spread(parent, spread, n_seeds)
+    parent = start_run(NewRun(f"{network}-{data.name}-seeds{n_seeds}", tags, experiment_id))
+    return _train(parent, run_config, data, progress, on_run)
+
+
+def resume_seeds(
+    run_id: str,
+    n_seeds: int,
+    *,
+    tracking_uri: str | None = None,
+    progress: Progress | None = None,
+    on_run: OnRun | None = None,
+) -> tuple[list[TrainingResult], Spread]:
+    """Go on with a training of several seeds that was stopped; finished seeds are kept.
+
+    Args:
+        run_id: The parent run.
+        n_seeds: With how many seeds it was begun.
+        tracking_uri: MLflow tracking URI; then the one it was started with.
+        progress: Told what is done, and how many images of how many.
+        on_run: Called with the parent run, then with each child that is trained.
+
+    Raises:
+        PneumoniaError: It cannot be continued, or training failed.
+        KeyboardInterrupt: It was interrupted; it can be resumed again.
+    """
+    connect(tracking_uri or kept_tracking_uri(run_id))
+    run_config = run_config_to_resume(run_id)
+    if run_config.seeds != n_seeds:
+        raise UsageError(f"run {run_id} was begun with --seeds {run_config.seeds}, not {n_seeds}")
+    data = load_data(run_config.experiment, progress)
+    parent = continue_run(run_id, alone=True)
+    return _train(parent, run_config, data, progress, on_run)
+
+
+def _train(
+    parent: Run,
+    run_config: RunConfig,
+    data: DataSet,
+    progress: Progress | None,
+    on_run: OnRun | None,
+) -> tuple[list[TrainingResult], Spread]:
+    """Train with the seeds that are not trained yet, and log what all come to."""
+    on_run = on_run or (lambda _run: None)
+    on_run(parent)
+    first, n_seeds = run_config.experiment.training.seed, run_config.seeds
+    try:
+        with parent.local.alone(), run_context(parent):
+            log_run_config(parent, run_config, data)
+            parent.log_parameters({"seeds": n_seeds})
+            children = children_of(parent, "seed")
+            results = [
+                _train_seed(
+                    parent, children.get(str(seed)), seed, run_config, data, progress, on_run
+                )
+                for seed in range(first, first + n_seeds)
+            ]
+            spread = _spread(results)
+            _log_spread(parent, spread, n_seeds)
+    except KeyboardInterrupt:
+        log.info("Resume it with: pneumonia train --seeds %d --resume %s", n_seeds, parent.id)
+        raise
     return results, spread
+
+
+def _train_seed(
+    parent: Run,
+    begun: Run | None,
+    seed: int,
+    of_all: RunConfig,
+    data: DataSet,
+    progress: Progress | None,
+    on_run: OnRun,
+) -> TrainingResult:
+    """Train with one seed, go on with what is begun, or read the result of what is finished."""
+    if begun and begun.status == "FINISHED" and (known := TrainingResult.kept(begun.id)):
+        log.info("%s is trained already", begun.name)
+        return known
+    training = of_all.experiment.training.with_values(seed=seed)
+    run_config = of_all.with_values(
+        experiment=of_all.experiment.with_values(training=training), seeds=1
+    )
+    tags = {"kind": "train", "seed": str(seed), "world_size": "1"}
+    name = f"{training.network}-{data.name}-s{seed}"
+    child = continue_run(begun.id) if begun else parent.child(name, tags)
+    on_run(child)
+    with child.local.alone(), run_context(child):
+        return train_run(child, run_config, data, progress=progress)
 
 
 def _spread(results: Sequence[TrainingResult]) -> Spread:
