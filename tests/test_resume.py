@@ -302,6 +302,17 @@ def test_a_search_goes_on_without_a_worker_that_cannot_start(xrays: Path, run_cl
 
 
 @pytest.mark.usefixtures("workplace")
+def test_a_search_goes_on_where_no_process_can_be_started(
+    xrays: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/no/python")
+    search = ("--trials", 2, "--jobs", 2)
+    result = run_cli("train", "--data", xrays, *QUICK, *search, "--epochs", 1)
+    assert result.exit_code == 0, result.stderr
+    assert "cannot start worker 2: " in result.stderr
+
+
+@pytest.mark.usefixtures("workplace")
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

@@ -63,6 +63,8 @@ class OtherWorkers:
         """
         if self._n_workers is not None or seconds_left < _SECONDS_THAT_PAY:
             return
+        if not self._run.outbox.flush():  # the store is away: after another epoch, perhaps
+            return
         places = own_share() if device.type == "cpu" else torch.cuda.device_count()
         in_memory = psutil.virtual_memory().available // psutil.Process().memory_info().rss
         by_trials = (n_waiting + 1) // _TRIALS_PER_WORKER
@@ -84,14 +86,18 @@ class OtherWorkers:
             left = max(1.0, self._deadline - time.monotonic())
             command += ["--timeout", f"{left:.0f}"]
         for number in range(2, self._n_workers + 2):
-            worker = subprocess.Popen(
-                command,
-                env={**os.environ, **_own_gpu(number, self._n_workers + 1)},
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                text=True,
-                start_new_session=True,  # Ctrl-C reaches us alone, and we pass it on once
-            )
+            try:
+                worker = subprocess.Popen(
+                    command,
+                    env={**os.environ, **_own_gpu(number, self._n_workers + 1)},
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                    start_new_session=True,  # Ctrl-C reaches us alone, and we pass it on once
+                )
+            except OSError as error:
+                log.warning("cannot start worker %d: %s; the others go on", number, error)
+                return
             with contextlib.suppress(OSError, psutil.Error):
                 reserve_cores(worker.pid)
             self._processes.append(worker)
