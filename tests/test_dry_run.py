@@ -49,6 +49,16 @@ def test_trials_and_folds_take_as_many_times(empty_folder: Path, xrays: Path, ru
     assert list(empty_folder.iterdir()) == []
 
 
+@pytest.mark.usefixtures("empty_folder")
+def test_a_timeout_ends_a_search_early(xrays: Path, run_cli: Cli) -> None:
+    options = ("--data", xrays, *SMALL, "--trials", 10_000, "--timeout", 1, "--dry-run", "--json")
+    result = run_cli("train", *options)
+    assert result.exit_code == 0, result.stderr
+    whole = json.loads(result.stdout)
+    all_trials = whole["n_trainings"] * whole["n_images"] / whole["images_per_second"]
+    assert whole["seconds"] < all_trials / 2
+
+
 def test_a_batch_may_be_the_whole_training_set(xrays: Path, tmp_path: Path, run_cli: Cli) -> None:
     data = tmp_path / "odd"
     for role, n_images in (("train", 7), ("val", 4), ("test", 4)):

@@ -67,6 +67,7 @@ def dry_run(
     trials: int = 1,
     folds: int = 1,
     seeds: int = 1,
+    timeout: float | None = None,
     progress: Progress | None = None,
     **settings: Any,
 ) -> Estimate:
@@ -80,6 +81,7 @@ def dry_run(
         trials: Trials of a search.
         folds: Folds of a cross-validation.
         seeds: Seeds of a training.
+        timeout: Seconds after which a search begins no further trial.
         progress: Told what is done, and how many images of how many.
         **settings: Training and data settings by name; the others are the experiment's.
 
@@ -108,6 +110,10 @@ def dry_run(
     n_stressed = 2 * IMAGES_A_CLASS * (1 + len(CHANGES)) + n_validation + len(data.roles["test"])
     by_folds = trials > 1 and folds > 1  # then the winner is trained once more
     n_trainings = trials * folds * seeds + by_folds
+    a_training = training.epochs * an_epoch
+    seconds = n_trainings * a_training
+    if timeout is not None and trials > 1:  # the last trial may have begun just before it
+        seconds = min(seconds, timeout + (folds + by_folds) * a_training)
     n_stress_tests = folds if trials == 1 and folds > 1 else seeds
     return Estimate(
         network=training.network,
@@ -115,7 +121,7 @@ def dry_run(
         epochs=training.epochs,
         n_images=n_training,
         images_per_second=rate,
-        seconds=n_trainings * training.epochs * an_epoch + n_stress_tests * n_stressed / scoring,
+        seconds=seconds + n_stress_tests * n_stressed / scoring,
         memory=_memory(engine.device),
         device=f"{engine.device} in {engine.precision}",
     )
