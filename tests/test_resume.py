@@ -101,13 +101,14 @@ def test_training_asked_to_stop_goes_on_in_mid_epoch_to_the_same_bits(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("last", [1, 2])  # after the second, training is over
 def test_an_epoch_that_was_kept_but_not_reported_is_reported_again(
-    images: dict[str, Images], uninterrupted: Trained, tmp_path: Path
+    last: int, images: dict[str, Images], uninterrupted: Trained, tmp_path: Path
 ) -> None:
     checkpoint = Checkpoint(tmp_path / "checkpoint.pt", "the same")
 
     def dies(epoch: Epoch) -> None:
-        if epoch["epoch"] == 1:
+        if epoch["epoch"] == last:
             raise ConnectionError
 
     with pytest.raises(ConnectionError):

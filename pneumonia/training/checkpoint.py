@@ -99,8 +99,13 @@ class Checkpoint:
     path: Path
     identity: str
 
-    def save(self, state: TrainingState, ranks: Ranks) -> None:
+    def save(self, state: TrainingState, ranks: Ranks, *, finished: bool = False) -> None:
         """Replace the file by the present state, atomically. All ranks call this.
+
+        Args:
+            state: The state.
+            ranks: The processes that train together.
+            finished: Whether training is over: then only the best weights are written, a fifth.
 
         Raises:
             TrainingError: The disk is full or not writable.
@@ -112,7 +117,7 @@ class Checkpoint:
             "identity": self.identity,
             "threads": torch.get_num_threads(),
             "random": random,
-            **{name: part.state_dict() for name, part in _parts(state).items()},
+            **({} if finished else {k: part.state_dict() for k, part in _parts(state).items()}),
             "generator": state.generator.get_state(),
             "history": state.history,
             "best_epoch": state.best_epoch,
@@ -171,7 +176,8 @@ class Checkpoint:
             )
         _warn_of_other_threads(content["threads"], state.device)
         for name, part in _parts(state).items():
-            part.load_state_dict(content[name])
+            if name in content:  # not where training is over
+                part.load_state_dict(content[name])
         state.generator.set_state(content["generator"])
         for name in ("history", "best_epoch", "best_weights", "order", "seconds", "remarks"):
             setattr(state, name, content[name])

@@ -209,7 +209,7 @@ def _train(
         best = settings.better(measured[f"val/{settings.metric}"], _best_value(state, settings))
         state.end_epoch(measured, best=best)
         if checkpoint is not None:
-            checkpoint.save(state, ranks)
+            checkpoint.save(state, ranks, finished=_finished(state, settings))
         on_epoch(state.history[-1])
     if not state.best_epoch:
         raise TrainingError(
