@@ -51,7 +51,7 @@ def shared_cores(device: torch.device) -> Iterator[Callable[[], None]]:
     """
     before = torch.get_num_threads()
     folder = state_folder() / "workers"
-    fixed = _threads_by_user() if device.type == "cpu" else 1
+    fixed = _threads_from_environment() if device.type == "cpu" else 1
     try:
         own = folder / f"{uuid.uuid4().hex}.json"
         _register(own, this_process(), fixed)
@@ -70,18 +70,22 @@ def shared_cores(device: torch.device) -> Iterator[Callable[[], None]]:
 
 @contextmanager
 def keeping_share() -> Iterator[None]:
-    """Keep this process's share of the cores within the block, where it computes time and again.
+    """Keep this process's share of the cores within the block, also while it does not compute.
 
-    Others would else take its cores between two trials, and give them back too late.
+    Between two trials other processes would take its cores, and give them back seconds late.
     """
-    with contextlib.ExitStack() as stack:
-        with contextlib.suppress(OSError):  # shared_cores reports it
-            stack.callback(reserve_cores(os.getpid()).unlink, missing_ok=True)
+    own = None
+    with contextlib.suppress(OSError):  # shared_cores reports it
+        own = reserve_cores(os.getpid())
+    try:
         yield
+    finally:
+        if own:
+            own.unlink(missing_ok=True)
 
 
 def reserve_cores(process_id: int) -> Path:
-    """Register a process of this machine that has just been started, before it computes.
+    """Register a process of this machine before it computes.
 
     Returns:
         The file by which it is registered, until ``keeping_share`` in that process removes it, or
@@ -92,7 +96,7 @@ def reserve_cores(process_id: int) -> Path:
         psutil.NoSuchProcess: There is no process of this id.
     """
     file = state_folder() / "workers" / f"{socket.gethostname()}-{process_id}.json"
-    _register(file, process_tags(process_id), _threads_by_user())
+    _register(file, process_tags(process_id), _threads_from_environment())
     return file
 
 
@@ -101,8 +105,8 @@ def own_share() -> int:
     return _divide(available_cores(), _registered(state_folder() / "workers")).get(os.getpid(), 1)
 
 
-def _threads_by_user() -> int:
-    """How many threads the environment fixes; 0 if it does not."""
+def _threads_from_environment() -> int:
+    """Number of threads if ``OMP_NUM_THREADS`` is set, else 0."""
     return torch.get_num_threads() if "OMP_NUM_THREADS" in os.environ else 0
 
 

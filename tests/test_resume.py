@@ -280,7 +280,7 @@ def test_a_long_search_starts_as_many_workers_as_make_it_faster(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(cores, "available_cores", lambda: 2)
-    monkeypatch.setattr(launch, "_SECONDS_THAT_PAY", 0.0)
+    monkeypatch.setattr(launch, "_MIN_SECONDS_LEFT", 0.0)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     if threads:
         monkeypatch.setenv("OMP_NUM_THREADS", threads)

@@ -45,11 +45,11 @@ def importance_sentence(importances: Sequence[Importance]) -> str:
     """The importance of each parameter, in a sentence."""
     if not importances:
         return "Too few trials are complete to tell which parameters matter."
-    named = ", ".join(_in_words(importance) for importance in importances)
+    named = ", ".join(_summary(importance) for importance in importances)
     return f"What mattered (share of the variation explained, 90 % interval): {named}."
 
 
-def _in_words(importance: Importance) -> str:
+def _summary(importance: Importance) -> str:
     low, high = importance.interval
     better = f"; {importance.better} is better" if importance.better else ""
     return f"{importance.name} {importance.share:.0%} ({low:.0%}–{high:.0%}{better})"

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 import os
 import signal
 import subprocess
@@ -21,10 +22,10 @@ from pneumonia.tracking.store import tracking_uri
 
 log = logging.getLogger(__name__)
 
-_SECONDS_THAT_PAY = 120.0
-"""A worker takes 5-8 seconds of a core to start."""
+_MIN_SECONDS_LEFT = 120.0
+"""Seconds of a search that make other workers worth starting, which takes 5-8 seconds of a core."""
 
-_TRIALS_PER_WORKER = 4
+_MIN_TRIALS_PER_WORKER = 4
 """The sampler and the pruner learn nothing from trials that run at the same time."""
 
 
@@ -37,42 +38,45 @@ class OtherWorkers:
 
     Args:
         run: The search's run.
-        n_workers: How many processes beside this one, 0 for none; None for as many as make the
-            search faster, once that can be told.
-        timeout: Seconds from now after which no worker begins a trial; None for no limit.
+        n_workers: How many processes beside this one, 0 for none; None leaves the number to
+            ``start_if_faster``.
+        deadline: Value of ``time.monotonic`` after which no worker begins a trial; may be infinite.
     """
 
-    def __init__(self, run: Run, n_workers: int | None, timeout: float | None) -> None:
-        self._run, self._n_workers = run, n_workers
-        self._deadline = None if timeout is None else time.monotonic() + timeout
+    def __init__(self, run: Run, n_workers: int | None, deadline: float) -> None:
+        self._run, self._n_workers, self._deadline = run, n_workers, deadline
         self._processes: list[subprocess.Popen[str]] = []
         self._relays: list[threading.Thread] = []
         self._stopping = False
 
-    def start_if_faster(self, device: torch.device, n_waiting: int, seconds_left: float) -> None:
-        """Start as many processes as make the search faster, if their number was left open.
+    @property
+    def number_is_open(self) -> bool:
+        """Whether it is not decided yet how many processes to start."""
+        return self._n_workers is None
 
-        On CPUs one thread a worker, on GPUs one GPU: two trainings with a thread each are faster
-        than one with two. No more than the memory holds, and so few that each has four trials or
-        more; none where ``OMP_NUM_THREADS`` fixes how many cores are to be used.
+    def start_if_faster(self, device: torch.device, n_waiting: int, seconds_left: float) -> None:
+        """Decide how many processes make the search faster, and start them.
+
+        One worker a core, or one a GPU: two trainings with one thread each are faster than one
+        training with two threads. No more workers than fit into the memory, and at least four
+        trials for each. None where ``OMP_NUM_THREADS`` is set. Where little is left of the search,
+        or the tracking store does not answer, the number stays open.
 
         Args:
             device: Where this process trains.
             n_waiting: Trials that no worker has begun.
             seconds_left: What is left of the search with one worker.
         """
-        if self._n_workers is not None or seconds_left < _SECONDS_THAT_PAY:
-            return
-        if not self._run.outbox.flush():  # the store is away: after another epoch, perhaps
+        if seconds_left < _MIN_SECONDS_LEFT or not self._run.outbox.flush():
             return
         places = own_share() if device.type == "cpu" else torch.cuda.device_count()
         in_memory = psutil.virtual_memory().available // psutil.Process().memory_info().rss
-        by_trials = (n_waiting + 1) // _TRIALS_PER_WORKER
+        by_trials = (n_waiting + 1) // _MIN_TRIALS_PER_WORKER
         self._n_workers = max(0, min(places - 1, in_memory, by_trials - 1))
         self.start()
 
     def start(self) -> None:
-        """Start the processes, if their number is known."""
+        """Start the processes, if their number is decided."""
         if not self._n_workers:
             return
         s = "s" if self._n_workers > 1 else ""
@@ -82,7 +86,7 @@ class OtherWorkers:
             *(sys.executable, "-m", "pneumonia", "train", "--resume", self._run.id, "--join"),
             *("--tracking-uri", tracking_uri()),
         ]
-        if self._deadline is not None:
+        if self._deadline < math.inf:
             left = max(1.0, self._deadline - time.monotonic())
             command += ["--timeout", f"{left:.0f}"]
         for number in range(2, self._n_workers + 2):

@@ -1,12 +1,14 @@
 """Run a search: train trials until the study has none left, then log the winner."""
 
+import math
+import time
+
 from optuna.exceptions import StorageInternalError
 
 from pneumonia.data.cache import Progress
 from pneumonia.data.dataset import DataSet
 from pneumonia.errors import TrackingError
 from pneumonia.search.launch import OtherWorkers
-from pneumonia.search.report import result_of
 from pneumonia.search.session import Search
 from pneumonia.search.winner import finish
 from pneumonia.search.worker import Worker
@@ -19,7 +21,7 @@ def run_search(
     search: Search,
     run_config: RunConfig,
     data: DataSet,
-    jobs: int | None = 1,
+    jobs: int | None,
     progress: Progress | None = None,
 ) -> TrainingResult | None:
     """Train trials until the study has none left, then log and register the winner.
@@ -40,15 +42,19 @@ def run_search(
         TrainingError: No trial completed.
         TrackingError: The tracking store or the study storage stopped answering.
     """
-    n_others, timeout = None if jobs is None else jobs - 1, run_config.search.timeout
-    queue, others = search.queue, OtherWorkers(search.run, n_others, timeout)
+    timeout = run_config.search.timeout
+    deadline = time.monotonic() + (math.inf if timeout is None else timeout)
+    others = OtherWorkers(search.run, None if jobs is None else jobs - 1, deadline)
+    queue = search.queue
     with run_context(search.run, shared=queue.others_at_work), others:
         try:
             others.start()
-            Worker(search.run, run_config, data, queue, others, progress).work()
-            if queue.unsettled():
+            Worker(search.run, run_config, data, queue, others, progress).work(deadline)
+            if queue.unsettled():  # the deadline has passed
                 others.wait()
-                return result_of(queue.study)
+                queue.recover()
+                if queue.unsettled():
+                    return None
             return finish(search.run, run_config, data, queue, search.claims, progress)
         except StorageInternalError as error:
             # The connection broke within a statement; only new connections are retried.

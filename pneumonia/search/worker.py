@@ -58,17 +58,18 @@ class Worker:
         self.device = choose_engine(training.device, training.precision).device
         self._overtaken: FrozenTrial | None = None
 
-    def work(self) -> None:
-        """Train trials until none is left, or ``timeout`` has passed.
+    def work(self, deadline: float) -> None:
+        """Train trials until none is left, or the deadline has passed.
 
         Waits for the trials of other workers, since these may die.
+
+        Args:
+            deadline: Value of ``time.monotonic`` after which it begins no trial.
 
         Raises:
             KeyboardInterrupt: The running trial was put back into the queue.
             TrackingError: The tracking store stopped answering; the trial was put back likewise.
         """
-        timeout = math.inf if self.search.timeout is None else self.search.timeout
-        deadline = time.monotonic() + timeout
         while True:
             self._train_waiting(deadline)
             if time.monotonic() > deadline or not self.queue.unsettled():
@@ -150,7 +151,7 @@ class Worker:
         ):
             done.append(fold.best)
             took = time.monotonic() - started
-            self._others_may_join(took / len(done), len(done), self.search.folds)
+            self._start_others_if_faster(took / len(done), len(done), self.search.folds)
             mean = {
                 key: float(np.mean([best[key] for best in done]))
                 for key in fold.best
@@ -174,7 +175,7 @@ class Worker:
             # First, since it fails where another worker has taken the trial by now.
             trial.report(epoch[f"val/{self.metric}"], int(epoch["epoch"]))
             epoch_log(epoch)
-            self._others_may_join(
+            self._start_others_if_faster(
                 epoch["speed/epoch_seconds"], int(epoch["epoch"]), settings.epochs
             )
             if trial.should_prune():
@@ -190,14 +191,16 @@ class Worker:
         trial.set_user_attr("best_epoch", trained.best_epoch)
         return trained
 
-    def _others_may_join(self, seconds: float, n_done: int, n_parts: int) -> None:
-        """Start other workers if that is faster, going by an epoch or a fold of this trial.
+    def _start_others_if_faster(self, seconds: float, n_done: int, n_parts: int) -> None:
+        """Start other workers if that makes the search faster.
 
         Args:
-            seconds: What one took.
-            n_done: How many of this trial are done.
-            n_parts: How many a trial has.
+            seconds: Seconds that an epoch, or a fold, of this trial took.
+            n_done: Epochs or folds of this trial that are trained.
+            n_parts: Epochs or folds of a trial.
         """
+        if not self.others.number_is_open:
+            return
         n_waiting = self.queue.n_waiting()
         seconds_left = seconds * (n_parts * (n_waiting + 1) - n_done)
         self.others.start_if_faster(self.device, n_waiting, seconds_left)
@@ -230,7 +233,7 @@ class Worker:
         if leader is not None and leader.value is not None:
             self.run.log_metrics({"search/best": leader.value}, step=number_of(trial))
             if number_of(leader) == number_of(trial) and self.search.folds == 1:
-                # Up to step 0: that of the winner's epoch follows when all trials are done.
+                # Steps up to 0, since the winner's own metrics are logged at its best epoch.
                 so_far = {f"best/{self.metric}": leader.value}
                 self.run.log_metrics(so_far, step=done - len(trials))
             best = f", best {self.metric} {leader.value:.4f} (trial {number_of(leader)})"
