@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -83,10 +84,11 @@ def test_the_ensemble_of_the_seeds_is_one_model(workplace: Path, xrays: Path, ru
 @pytest.mark.slow
 @pytest.mark.usefixtures("workplace")
 def test_a_stopped_training_of_several_seeds_goes_on(
-    xrays: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch
+    xrays: Path, tmp_path: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The finished seed is not trained again, and the results are those of an undisturbed one."""
-    command = ("train", "--data", xrays, *QUICK, "--register", "false", "--seeds", "2")
+    data = shutil.copytree(xrays, tmp_path / "xrays")
+    command = ("train", "--data", data, *QUICK, "--register", "false", "--seeds", "2")
     undisturbed = run_cli(*command, "--json")
     assert undisturbed.exit_code == 0, undisturbed.stderr
     train_run = train_seeds.train_run
@@ -105,6 +107,12 @@ def test_a_stopped_training_of_several_seeds_goes_on(
     other = run_cli("train", "--seeds", "3", "--resume", resume[2])
     assert other.exit_code == 2
     assert "was begun with --seeds 2, not 3" in other.stderr
+    image = next((data / "train" / "NORMAL").iterdir())
+    elsewhere = image.rename(tmp_path / image.name)
+    changed = run_cli(*resume[1].split())
+    elsewhere.rename(image)
+    assert changed.exit_code == 3
+    assert "are not those that run" in changed.stderr
     alone = run_cli("train", "--resume", resume[2])
     assert alone.exit_code == 2
     assert f"'pneumonia {resume[1]}' continues it" in alone.stderr

@@ -57,19 +57,19 @@ class TrainingResult:
         """What JSON can hold of it, which is all."""
         return asdict(self)
 
-    def keep(self, run: Run) -> None:
-        """Log it as ``result.json``."""
+    def log(self, run: Run) -> None:
+        """Log it to a run, as ``result.json``."""
         run.log_text(json.dumps(self.as_json(), indent=1), _FILE)
 
     @classmethod
-    def kept(cls, run_id: str) -> "TrainingResult | None":
-        """The result that a run has logged; None where it has none."""
+    def read(cls, run_id: str) -> "TrainingResult | None":
+        """Read what ``log`` has logged to a run; None where there is nothing."""
         text = read_text(run_id, _FILE)
         return cls.from_json(json.loads(text)) if text else None
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "TrainingResult":
-        """The result that was kept as JSON."""
+        """Make a result of what ``as_json`` gave."""
         return cls(**content)
 
 
@@ -199,12 +199,13 @@ def description(
     """
     value = trained.best[f"val/{settings.metric}"]
     return (
-        f"{outcome(result)}\n**{settings.network}** on {data.name}: validation {settings.metric} "
-        f"{value:.4f} at epoch {trained.best_epoch} of {len(trained.history)}. {search}\n"
+        f"{result_text(result)}\n**{settings.network}** on {data.name}: "
+        f"validation {settings.metric} {value:.4f} "
+        f"at epoch {trained.best_epoch} of {len(trained.history)}. {search}\n"
     )
 
 
-def outcome(result: TrainingResult) -> str:
+def result_text(result: TrainingResult) -> str:
     """Test, model, warning and stress test, in Markdown."""
     return (
         f"**Test**: {summary(result)} (by the rule `{result.threshold_rule}`; 95 % intervals by "
@@ -217,10 +218,10 @@ def outcome(result: TrainingResult) -> str:
 
 def summary(result: TrainingResult) -> str:
     """The test result in one line, with 95 % intervals."""
-    return f"{in_words(result.test, result.intervals)}, at threshold {result.threshold:g}"
+    return f"{metrics_summary(result.test, result.intervals)}, at threshold {result.threshold:g}"
 
 
-def in_words(metrics: Mapping[str, float], intervals: Mapping[str, Interval]) -> str:
+def metrics_summary(metrics: Mapping[str, float], intervals: Mapping[str, Interval]) -> str:
     """The metrics that are asked for first, with their intervals; not those that are NaN."""
     parts = []
     for key in _SCORED_IN:

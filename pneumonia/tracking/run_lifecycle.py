@@ -1,5 +1,6 @@
 """Starting, joining, continuing and ending runs."""
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ from pneumonia.tracking.paging import search_all
 from pneumonia.tracking.provenance import git_state, versions
 from pneumonia.tracking.runs import Run, find_run
 from pneumonia.tracking.store import shown_uri
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +110,28 @@ def run_context(run: Run, shared: Callable[[], bool] = lambda: False) -> Iterato
         )
     if ended:
         run.local.remove()
+
+
+@contextmanager
+def resumable(run: Run, command: str) -> Iterator[None]:
+    """Be the only process that works on a run, within a ``run_context``.
+
+    Where the block is interrupted, the command that resumes the run is logged.
+
+    Args:
+        run: The run.
+        command: The command of ``pneumonia``, with its options, without ``--resume``.
+
+    Raises:
+        TrackingError: As ``run_context``.
+        UsageError: Another process of this machine works on the run.
+    """
+    try:
+        with run.local.alone(), run_context(run):
+            yield
+    except KeyboardInterrupt:
+        log.info("Resume it with: pneumonia %s --resume %s", command, run.id)
+        raise
 
 
 def left_running(experiment_id: str, tags: Mapping[str, str]) -> str | None:

@@ -8,7 +8,7 @@ from pneumonia.config.experiment import load_experiment
 from pneumonia.config.search import SearchSettings
 from pneumonia.data.cache import Progress
 from pneumonia.data.dataset import DataSet, preprocessing_of
-from pneumonia.errors import CheckError, UsageError
+from pneumonia.errors import UsageError
 from pneumonia.search.folds import pool_of, train_folds
 from pneumonia.tracking.cross_validation import CrossValidation, log_cross_validation
 from pneumonia.tracking.operating_point import measure
@@ -20,13 +20,12 @@ from pneumonia.tracking.run_config import (
 )
 from pneumonia.tracking.run_lifecycle import (
     NewRun,
-    continue_run,
-    run_context,
+    resumable,
     start_run,
 )
 from pneumonia.tracking.runs import OnRun, Run
 from pneumonia.tracking.store import choose_experiment, connect
-from pneumonia.workflows.prepare import load_data
+from pneumonia.workflows.prepare import continue_with_same_data, load_data
 
 log = logging.getLogger(__name__)
 
@@ -102,13 +101,7 @@ def resume_cross_validation(
             f"run {run_id} is no cross-validation: 'pneumonia train --resume {run_id}' continues it"
         )
     data = load_data(run_config.experiment, progress)
-    run = continue_run(run_id, alone=True)
-    if run.tags.get("data.digest", data.digest) != data.digest:
-        run.end("KILLED")
-        raise CheckError(
-            f"the images, labels or roles of {str(data.root)!r} are not those that run {run_id} "
-            "began with: restore them, or start anew"
-        )
+    run = continue_with_same_data(run_id, data)
     return _run(run, run_config, data, progress, on_run)
 
 
@@ -121,12 +114,8 @@ def _run(
 ) -> CrossValidation:
     if on_run is not None:
         on_run(run)
-    try:
-        with run.local.alone(), run_context(run):
-            return _cross_validate(run, run_config, data, progress)
-    except KeyboardInterrupt:
-        log.info("Resume it with: pneumonia cross-validate --resume %s", run.id)
-        raise
+    with resumable(run, "cross-validate"):
+        return _cross_validate(run, run_config, data, progress)
 
 
 def _cross_validate(

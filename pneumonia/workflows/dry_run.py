@@ -110,10 +110,10 @@ def dry_run(
     n_stressed = 2 * IMAGES_A_CLASS * (1 + len(CHANGES)) + n_validation + len(data.roles["test"])
     by_folds = trials > 1 and folds > 1  # then the winner is trained once more
     n_trainings = trials * folds * seeds + by_folds
-    a_training = training.epochs * an_epoch
-    seconds = n_trainings * a_training
+    seconds_each = training.epochs * an_epoch
+    seconds = n_trainings * seconds_each
     if timeout is not None and trials > 1:  # the last trial may have begun just before it
-        seconds = min(seconds, timeout + (folds + by_folds) * a_training)
+        seconds = min(seconds, timeout + (folds + by_folds) * seconds_each)
     n_stress_tests = folds if trials == 1 and folds > 1 else seeds
     return Estimate(
         network=training.network,

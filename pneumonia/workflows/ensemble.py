@@ -9,7 +9,7 @@ from pneumonia.data.dataset import DataSet, preprocessing_of
 from pneumonia.errors import CheckError, UsageError
 from pneumonia.networks.ensemble import Ensemble
 from pneumonia.tracking.candidate import validated
-from pneumonia.tracking.results import TrainingResult, log_candidate, outcome
+from pneumonia.tracking.results import TrainingResult, log_candidate, result_text
 from pneumonia.tracking.run_config import read_run_config
 from pneumonia.tracking.run_lifecycle import NewRun, children_of, parent_run
 from pneumonia.tracking.runs import OnRun, Run, find_run
@@ -82,8 +82,8 @@ def ensemble(
         )
         links = ", ".join(f"[{r.name}](#/experiments/{r.experiment_id}/runs/{r.id})" for r in runs)
         parent.set_description(
-            f"{outcome(result)}\n**{candidate.calibrated.config.title}** on {data.name}: the mean "
-            f"probability of {links}.\n"
+            f"{result_text(result)}\n**{candidate.calibrated.config.title}** on {data.name}: the "
+            f"mean probability of {links}.\n"
         )
     return result
 

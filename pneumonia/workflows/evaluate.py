@@ -13,7 +13,7 @@ from pneumonia.evaluation.metrics import classification_metrics
 from pneumonia.evaluation.predictions import Predictions
 from pneumonia.tracking.input_gate import log_gate_rates
 from pneumonia.tracking.models import LoadedModel
-from pneumonia.tracking.results import in_words
+from pneumonia.tracking.results import metrics_summary
 from pneumonia.tracking.run_lifecycle import NewRun, parent_run
 from pneumonia.tracking.runs import OnRun, Run
 from pneumonia.tracking.scores import Scores, log_scores
@@ -185,7 +185,7 @@ def evaluate_model(
     if model.gate is not None:
         log_gate_rates(run, model.network, model.gate, images, role, device)
     run.set_description(
-        f"{in_words(scores.metrics, scores.intervals)}, at threshold {threshold:g}.\n\n"
+        f"{metrics_summary(scores.metrics, scores.intervals)}, at threshold {threshold:g}.\n\n"
         f"`{model.uri}` on {split} of `{root}` ({len(files):,} images), with 95 % intervals by "
         "bootstrap over patients.\n"
     )

@@ -11,8 +11,11 @@ from pneumonia.data.cache import Progress
 from pneumonia.data.dataset import DataSet, load_data_set, preprocessing_of
 from pneumonia.data.folders import ImageFile
 from pneumonia.data.properties import PROPERTIES, header_properties
+from pneumonia.errors import CheckError
 from pneumonia.evaluation.shortcuts import STRONG, ranking_auc
 from pneumonia.networks.registry import network_named
+from pneumonia.tracking.run_lifecycle import continue_run
+from pneumonia.tracking.runs import Run
 from pneumonia.tracking.store import tracking_uri
 from pneumonia.training.device import choose_engine
 from pneumonia.training.distributed import torchrun_ranks
@@ -71,6 +74,24 @@ def load_data(
     if shortcut := strongest_shortcut(data.roles["train"]):
         log.warning("%s", shortcut)
     return data
+
+
+def continue_with_same_data(run_id: str, data: DataSet) -> Run:
+    """Continue a stopped run, if the data is that it was started with.
+
+    Raises:
+        CheckError: It is not; the run is ended as KILLED.
+        TrackingError: The store does not answer.
+        UsageError: The run has finished, or another process works on it.
+    """
+    run = continue_run(run_id, alone=True)
+    if run.tags.get("data.digest", data.digest) != data.digest:
+        run.end("KILLED")
+        raise CheckError(
+            f"the images, labels or roles of {str(data.root)!r} are not those that run {run_id} "
+            "began with: restore them, or start anew"
+        )
+    return run
 
 
 def strongest_shortcut(files: Sequence[ImageFile]) -> str:

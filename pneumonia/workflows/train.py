@@ -19,7 +19,7 @@ from pneumonia.tracking.run_config import (
     log_run_config,
     run_config_to_resume,
 )
-from pneumonia.tracking.run_lifecycle import NewRun, continue_run, run_context, start_run
+from pneumonia.tracking.run_lifecycle import NewRun, continue_run, resumable, start_run
 from pneumonia.tracking.runs import OnRun, Run, find_run
 from pneumonia.tracking.store import choose_experiment, connect, local_database
 from pneumonia.tracking.training import train_in_run
@@ -229,12 +229,8 @@ def _train_once(
     with joined(device) as ranks:
         run = continue_run(run_id, alone=True) if run_id else start_run(new)
         on_run(run)
-        try:
-            with run.local.alone(), run_context(run):
-                return train_run(run, run_config, data, ranks, progress)
-        except KeyboardInterrupt:
-            _log_resume_command(run.id)
-            raise
+        with resumable(run, "train"):
+            return train_run(run, run_config, data, ranks, progress)
 
 
 def train_run(
@@ -258,7 +254,7 @@ def train_run(
     result = log_result(
         run, data, images, settings, trained, register_winner=run_config.register_winner
     )
-    result.keep(run)
+    result.log(run)
     run.tag({"trial.state": "complete"})
     run.set_description(description(settings, data, trained, result))
     return result
@@ -297,9 +293,5 @@ def _search(
         alone = 1 if start == "join" else None
         return run_search(opened, run_config, data, jobs or alone, progress)
     except KeyboardInterrupt:
-        _log_resume_command(opened.run.id)
+        log.info("Resume it with: pneumonia train --resume %s", opened.run.id)
         raise
-
-
-def _log_resume_command(run_id: str) -> None:
-    log.info("Resume it with: pneumonia train --resume %s", run_id)

@@ -22,12 +22,13 @@ from pneumonia.tracking.run_lifecycle import (
     NewRun,
     children_of,
     continue_run,
+    resumable,
     run_context,
     start_run,
 )
 from pneumonia.tracking.runs import OnRun, Run
 from pneumonia.tracking.store import choose_experiment, connect
-from pneumonia.workflows.prepare import load_data
+from pneumonia.workflows.prepare import continue_with_same_data, load_data
 from pneumonia.workflows.train import train_run
 
 log = logging.getLogger(__name__)
@@ -88,7 +89,7 @@ def resume_seeds(
     progress: Progress | None = None,
     on_run: OnRun | None = None,
 ) -> tuple[list[TrainingResult], Spread]:
-    """Go on with a training of several seeds that was stopped; finished seeds are kept.
+    """Continue a training of several seeds that was stopped; finished seeds are kept.
 
     Args:
         run_id: The parent run.
@@ -106,7 +107,7 @@ def resume_seeds(
     if run_config.seeds != n_seeds:
         raise UsageError(f"run {run_id} was begun with --seeds {run_config.seeds}, not {n_seeds}")
     data = load_data(run_config.experiment, progress)
-    parent = continue_run(run_id, alone=True)
+    parent = continue_with_same_data(run_id, data)
     return _train(parent, run_config, data, progress, on_run)
 
 
@@ -117,52 +118,34 @@ def _train(
     progress: Progress | None,
     on_run: OnRun | None,
 ) -> tuple[list[TrainingResult], Spread]:
-    """Train with the seeds that are not trained yet, and log what all come to."""
+    """Train with the seeds that are not trained yet, and log mean and standard deviation."""
     on_run = on_run or (lambda _run: None)
     on_run(parent)
     first, n_seeds = run_config.experiment.training.seed, run_config.seeds
-    try:
-        with parent.local.alone(), run_context(parent):
-            log_run_config(parent, run_config, data)
-            parent.log_parameters({"seeds": n_seeds})
-            children = children_of(parent, "seed")
-            results = [
-                _train_seed(
-                    parent, children.get(str(seed)), seed, run_config, data, progress, on_run
-                )
-                for seed in range(first, first + n_seeds)
-            ]
-            spread = _spread(results)
-            _log_spread(parent, spread, n_seeds)
-    except KeyboardInterrupt:
-        log.info("Resume it with: pneumonia train --seeds %d --resume %s", n_seeds, parent.id)
-        raise
+    with resumable(parent, f"train --seeds {n_seeds}"):
+        log_run_config(parent, run_config, data)
+        parent.log_parameters({"seeds": n_seeds})
+        children = children_of(parent, "seed")
+        results = []
+        for seed in range(first, first + n_seeds):
+            child = children.get(str(seed))
+            if child and child.status == "FINISHED" and (known := TrainingResult.read(child.id)):
+                log.info("%s is trained already", child.name)
+                results.append(known)
+                continue
+            training = run_config.experiment.training.with_values(seed=seed)
+            one_seed = run_config.with_values(
+                experiment=run_config.experiment.with_values(training=training), seeds=1
+            )
+            tags = {"kind": "train", "seed": str(seed), "world_size": "1"}
+            name = f"{training.network}-{data.name}-s{seed}"
+            child = continue_run(child.id) if child else parent.child(name, tags)
+            on_run(child)
+            with child.local.alone(), run_context(child):
+                results.append(train_run(child, one_seed, data, progress=progress))
+        spread = _spread(results)
+        _log_spread(parent, spread, n_seeds)
     return results, spread
-
-
-def _train_seed(
-    parent: Run,
-    begun: Run | None,
-    seed: int,
-    of_all: RunConfig,
-    data: DataSet,
-    progress: Progress | None,
-    on_run: OnRun,
-) -> TrainingResult:
-    """Train with one seed, go on with what is begun, or read the result of what is finished."""
-    if begun and begun.status == "FINISHED" and (known := TrainingResult.kept(begun.id)):
-        log.info("%s is trained already", begun.name)
-        return known
-    training = of_all.experiment.training.with_values(seed=seed)
-    run_config = of_all.with_values(
-        experiment=of_all.experiment.with_values(training=training), seeds=1
-    )
-    tags = {"kind": "train", "seed": str(seed), "world_size": "1"}
-    name = f"{training.network}-{data.name}-s{seed}"
-    child = continue_run(begun.id) if begun else parent.child(name, tags)
-    on_run(child)
-    with child.local.alone(), run_context(child):
-        return train_run(child, run_config, data, progress=progress)
 
 
 def _spread(results: Sequence[TrainingResult]) -> Spread:
