@@ -57,9 +57,9 @@ def search(options: Sequence[str], *more: str) -> Searched:
         assert stored is not None
         connect(f"sqlite:///{folder}/mlflow.db")
         client = mlflow.MlflowClient()
-        importance_sentence = sorted(stored.trials, key=_started)
+        by_start = sorted(stored.trials, key=_started)
         costs = []
-        for trial, following in pairwise(importance_sentence):
+        for trial, following in pairwise(by_start):
             history = client.get_metric_history(trial.user_attrs["run_id"], "speed/epoch_seconds")
             training = sum(metric.value for metric in history)
             costs.append(_started(following) - _started(trial) - training)
@@ -85,7 +85,7 @@ def _started(trial: optuna.trial.FrozenTrial) -> float:
 @click.option("--pruning-trials", default=20, show_default=True)
 def main(pruning: int, pruning_trials: int, trials: int, repeats: int, **settings: Any) -> None:
     """Search in turns with one worker and two, then with and without a pruner; print the cost."""
-    fixed: list[str] = []
+    fixed = ["--jobs", "1"]
     for key, value in {**settings, "data": absolute(settings["data"])}.items():
         fixed += [f"--{key.replace('_', '-')}", str(value)]
     options = [*fixed, "--trials", str(trials)]
@@ -96,6 +96,7 @@ def main(pruning: int, pruning_trials: int, trials: int, repeats: int, **setting
             if kind == "one":
                 one.append(search(options))
             else:
+                # The last value of an option counts.
                 two.append(search(options, "--jobs", "2"))
     alone, together = [found.seconds for found in one], [found.seconds for found in two]
     means = [sum(found.costs) / len(found.costs) for found in one]
@@ -109,7 +110,6 @@ def main(pruning: int, pruning_trials: int, trials: int, repeats: int, **setting
         ),
     ]
     if pruning:
-        # The last value of an option counts.
         longer = [*fixed, "--epochs", str(pruning), "--trials", str(pruning_trials)]
         figures += _pruning(longer, repeats)
     report("search", figures, trials=trials, pruning=pruning, **settings)
