@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Never
 
 import click
 
-from pneumonia.cli.progress import LogHandler, fitting
+from pneumonia.cli.progress import LogHandler, wrap_line
 from pneumonia.errors import PneumoniaError
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def print_field(name: str, text: str) -> None:
     """Print a result after its name; on a terminal in lines that fit."""
     line = f"{name:10}{text}"
     if sys.stdout.isatty():
-        line = fitting(line, " " * 10)
+        line = wrap_line(line, " " * 10)
     click.echo(line)
 
 

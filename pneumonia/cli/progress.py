@@ -21,13 +21,13 @@ class LogHandler(logging.StreamHandler[Any]):
             from tqdm import tqdm
 
             lines = self.format(record).splitlines()
-            tqdm.write("\n".join(fitting(line, "  ") for line in lines), file=self.stream)
+            tqdm.write("\n".join(wrap_line(line, "  ") for line in lines), file=self.stream)
         else:
             super().emit(record)
 
 
-def fitting(line: str, indent: str) -> str:
-    """A line broken between words where it is wider than the terminal.
+def wrap_line(line: str, indent: str) -> str:
+    """Break a line between words where it is wider than the terminal.
 
     Args:
         line: The line; one that fits stays as it is.

@@ -37,8 +37,7 @@ if TYPE_CHECKING:
 @click.option(
     "--jobs",
     type=click.IntRange(min=1),
-    help="Workers on this machine, which share its cores and GPUs; else as many as make a search "
-    "faster.",
+    help="Workers of a search on this machine; by default as many as make it faster.",
 )
 @click.option(
     "--seeds",
@@ -111,7 +110,7 @@ def _train_seeds(
             raise UsageError(f"--seeds trains fixed settings: leave --{option} out")
         del options[name]
     if resume.lower() == "true":
-        raise UsageError("--seeds is resumed by its run: give its id, as --resume RUN_ID")
+        raise UsageError("--seeds needs the id of the run to resume: --resume RUN_ID")
     if resume and resume.lower() != "false":
         refuse_options_beside_resume("seeds", "tracking_uri", "as_json")
         tracking_uri = options["tracking_uri"]

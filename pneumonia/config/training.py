@@ -107,7 +107,7 @@ class TrainingSettings(Settings):
         default=0.0,
         ge=0,
         le=1,
-        description="Share of the borders that are of any grey; the others are black.",
+        description="Share of the borders of a random grey; the others are black.",
     )
     shading: float = Field(
         default=0.0,

@@ -36,9 +36,9 @@ class Augmentation:
         noise: Largest standard deviation of Gaussian noise, as a share of the range; every other
             image has some.
         border: Largest width of a border, as a share of the side; every other side has one.
-        border_grey: Share of the images whose border is of any grey level and not black, 0–1.
-        shading: Largest difference in brightness between the middle and a side, as a share of it,
-            0–1; every other image is shaded, in any direction.
+        border_grey: Share of the images whose border has a random grey level and not 0, 0–1.
+        shading: Largest change of the brightness from the middle of the image to one side, as a
+            share of it, 0–1; every other image is shaded, in a random direction.
     """
 
     strength: float = 1.0
@@ -66,7 +66,7 @@ def draw_changes(n: int, generator: torch.Generator) -> torch.Tensor:
 
 
 def augment(grey: torch.Tensor, changes: torch.Tensor, how: Augmentation) -> torch.Tensor:
-    """Crop, move, flip, expose, shade, blur, and add noise and borders, as drawn.
+    """Crop, move, flip, change exposure and shading, blur, and add noise and borders, as drawn.
 
     Each image has its own changes. A crop keeps a share of the area drawn from ``crop``–1, at an
     aspect ratio drawn from 3/4–4/3 by its logarithm, anywhere in the image, and is stretched to

@@ -10,15 +10,14 @@ from mlflow.exceptions import MlflowException
 from pneumonia.tracking.store import latest_experiment
 
 _VIEW = "pneumonia"
+_CURVES = ("val/auc", "val/loss", "train/loss")
+_RESULTS = ("best/auc", "test/auc", "stress/auc_worst")
 _COLUMNS = (
     "attributes.`Models`",
-    *(f"metrics.`{key}`" for key in ("best/auc", "test/auc", "stress/auc_worst")),
+    *(f"metrics.`{key}`" for key in _RESULTS),
     "tags.`network`",
     "params.`data`",
 )
-
-_LINES = ("val/auc", "val/loss", "train/loss")
-_BARS = ("best/auc", "test/auc", "stress/auc_worst")
 
 
 def runs_page(server: str) -> str:
@@ -47,12 +46,12 @@ def runs_page(server: str) -> str:
 
 
 def _charts() -> dict[str, Any]:
-    """What the view of charts opens with: curves on one axis, and what they came to."""
+    """The charts that the view opens with: curves of all runs on one axis, results as bars."""
     cards = [
         {"type": "LINE", "metricKey": key, "selectedMetricKeys": [key], "xAxisKey": "step"}
         | {"lineSmoothness": 0, "scaleType": "linear", "xAxisScaleType": "linear"}
-        for key in _LINES
-    ] + [{"type": "BAR", "metricKey": key} for key in _BARS]
+        for key in _CURVES
+    ] + [{"type": "BAR", "metricKey": key} for key in _RESULTS]
     own = {"metricSectionId": _VIEW, "deleted": False, "isGenerated": False}
     section = {"uuid": _VIEW, "name": "Comparison", "display": True, "isReordered": True}
     return {

@@ -105,7 +105,8 @@ class Checkpoint:
         Args:
             state: The state.
             ranks: The processes that train together.
-            finished: Whether training is over: then only the best weights are written, a fifth.
+            finished: Whether training is over. Then of the weights only the best are written, and
+                no state of the optimizer.
 
         Raises:
             TrainingError: The disk is full or not writable.
