@@ -99,7 +99,7 @@ def _seconds_of_trial(queue: TrialQueue, space: Space, number: int) -> float:
     queue.recover()
 
     def objective(trial: optuna.Trial) -> float:
-        queue.study.sampler = sampler_of(number, 0)
+        queue.study.sampler = sampler_of("tpe", number, 0)
         value = float(suggest(trial, space)["augmentation"])
         trial.report(value, 1)
         trial.should_prune()

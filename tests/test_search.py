@@ -28,12 +28,14 @@ def run_all(queue: TrialQueue, objective: Objective) -> None:
         pass
 
 
-def parameters(storage: str, interrupted: int | None) -> list[dict[str, object]]:
+def parameters(
+    storage: str, interrupted: int | None, sampler: str = "tpe"
+) -> list[dict[str, object]]:
     """Parameters of 13 trials by number, one of which is interrupted and run again."""
     queue, space = new_queue(storage, 13), load_experiment("demo", {}).space
 
     def objective(trial: optuna.Trial) -> float:
-        queue.study.sampler = sampler_of(number_of(trial), 0)
+        queue.study.sampler = sampler_of(sampler, number_of(trial), 0)
         drawn = suggest(trial, space)
         if trial.number == interrupted:
             raise KeyboardInterrupt
@@ -47,13 +49,14 @@ def parameters(storage: str, interrupted: int | None) -> list[dict[str, object]]
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "random"])
 @pytest.mark.parametrize(("interrupted", "alike"), [(3, 10), (12, 13)])
 def test_the_sampler_draws_after_a_resume_what_it_would_have_drawn(
-    interrupted: int, alike: int, tmp_path: Path
+    interrupted: int, alike: int, sampler: str, tmp_path: Path
 ) -> None:
     """Trials keep their draws; those drawn from results see the ones that are complete."""
-    undisturbed = parameters(f"sqlite:///{tmp_path}/one.db", None)
-    resumed = parameters(f"sqlite:///{tmp_path}/two.db", interrupted)
+    undisturbed = parameters(f"sqlite:///{tmp_path}/one.db", None, sampler)
+    resumed = parameters(f"sqlite:///{tmp_path}/two.db", interrupted, sampler)
     assert resumed[:alike] == undisturbed[:alike]
     assert len({str(drawn) for drawn in resumed}) == 13
 

@@ -10,7 +10,7 @@ from pneumonia.cli.progress import ProgressBar
 
 _NOT_ESTIMATED = (
     *("jobs", "join", "register", "tracking_uri", "experiment_name"),
-    *("study", "storage", "pruner", "keep_checkpoints"),
+    *("study", "storage", "sampler", "pruner", "keep_checkpoints"),
 )
 
 

@@ -25,6 +25,9 @@ class SearchSettings(Settings):
     )
     study: str = Field(default="", description="Name of the Optuna study.")
     storage: str = Field(default="", description="Optuna storage URL; ./optuna.db by default.")
+    sampler: Literal["tpe", "gp", "random"] = Field(
+        default="tpe", description="What draws the settings of a trial."
+    )
     pruner: Literal["median", "hyperband", "none"] = Field(
         default="median", description="What ends poor trials early."
     )

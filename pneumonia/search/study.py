@@ -120,14 +120,19 @@ def known_studies(storage: BaseStorage) -> list[str]:
     return [name for name in optuna.get_all_study_names(storage) if WINNER not in name]
 
 
-def sampler_of(trial_number: int, seed: int) -> optuna.samplers.BaseSampler:
-    """The sampler of one trial.
+def sampler_of(name: str, trial_number: int, seed: int) -> optuna.samplers.BaseSampler:
+    """The sampler of one trial: ``tpe``, ``gp`` or ``random``.
 
     Each trial has one of its own, seeded by its number: so a search that was interrupted goes on
     with the draws it would have made from the same complete trials, and two workers never draw
     alike.
     """
-    return optuna.samplers.TPESampler(seed=(seed * 100_003 + trial_number) % 2**32)
+    of_trial = (seed * 100_003 + trial_number) % 2**32
+    if name == "random":
+        return optuna.samplers.RandomSampler(seed=of_trial)
+    if name == "gp":
+        return optuna.samplers.GPSampler(seed=of_trial)
+    return optuna.samplers.TPESampler(seed=of_trial)
 
 
 def _pruner(search: SearchSettings, epochs: int) -> optuna.pruners.BasePruner:

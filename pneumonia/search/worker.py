@@ -127,7 +127,7 @@ class Worker:
 
     def _settings_of(self, trial: optuna.Trial, child: Run, number: int) -> TrainingSettings:
         """Draw the trial's settings."""
-        self.study.sampler = sampler_of(number, self.experiment.training.seed)
+        self.study.sampler = sampler_of(self.search.sampler, number, self.experiment.training.seed)
         drawn = suggest(trial, self.experiment.space)
         child.log_parameters({"data": self.experiment.data.data, **drawn})
         settings = self.experiment.training.with_values(**drawn)
