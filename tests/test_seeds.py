@@ -128,7 +128,7 @@ def test_a_stopped_training_of_several_seeds_goes_on(
     assert "has finished: there is nothing to resume" in again.stderr
 
 
-@pytest.mark.parametrize("option", [("--trials", "3"), ("--jobs", "2")])
+@pytest.mark.parametrize("option", [("--trials", "3"), ("--pruner", "none")])
 def test_seeds_are_of_fixed_settings(xrays: Path, run_cli: Cli, option: tuple[str, ...]) -> None:
     result = run_cli("train", "--data", xrays, "--seeds", "2", *option)
     assert result.exit_code == 2

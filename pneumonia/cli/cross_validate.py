@@ -16,6 +16,7 @@ from pneumonia.cli.options import (
     tracking_options,
 )
 from pneumonia.cli.progress import ProgressBar
+from pneumonia.errors import UsageError
 
 if TYPE_CHECKING:
     from pneumonia.tracking.cross_validation import CrossValidation
@@ -34,10 +35,16 @@ if TYPE_CHECKING:
 @click.option(
     "--resume", default="", metavar="RUN_ID", help="Go on with a cross-validation that was stopped."
 )
+@flag("join", default=False, help="With --resume: train folds beside the process that resumed.")
+@click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    help="Workers on this machine that share the folds; by default as many as make it faster.",
+)
 @tracking_options
 @dry_run_option
 @json_option
-def cross_validate(resume: str, dry_run: bool, as_json: bool, **options: Any) -> None:
+def cross_validate(resume: str, join: bool, dry_run: bool, as_json: bool, **options: Any) -> None:
     """Train once a fold, and score each image by the network that did not see its patient.
 
     The images are those for training and validation; test images are for the ensemble only.
@@ -47,18 +54,24 @@ def cross_validate(resume: str, dry_run: bool, as_json: bool, **options: Any) ->
     pneumonia cross-validate --data chest_xray --folds 5 --register
     pneumonia cross-validate --resume 0b1c2d3e4f5061728394a5b6c7d8e9f0
     """
+    if join and not resume:
+        raise UsageError("--join needs the run to join: --resume RUN_ID")
     if resume:
-        refuse_options_beside_resume("tracking_uri", "as_json")
+        refuse_options_beside_resume("join", "jobs", "tracking_uri", "as_json")
     elif dry_run:
         print_estimate(given(options), as_json=as_json)
         return
     from pneumonia.workflows import cross_validate as workflow
 
     arguments: dict[str, Any] = {"progress": ProgressBar(), "on_run": print_run}
-    if resume:
-        result = workflow.resume_cross_validation(
-            resume, tracking_uri=options["tracking_uri"], **arguments
+    if join:
+        workflow.join_cross_validation(
+            resume, tracking_uri=options["tracking_uri"], progress=arguments["progress"]
         )
+        return
+    if resume:
+        kept = {name: options[name] for name in ("jobs", "tracking_uri")}
+        result = workflow.resume_cross_validation(resume, **kept, **arguments)
     else:
         result = workflow.cross_validate(**given(options), **arguments)
     if as_json:

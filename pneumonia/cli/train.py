@@ -19,7 +19,10 @@ from pneumonia.cli.progress import ProgressBar
 from pneumonia.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pneumonia.tracking.results import TrainingResult
+    from pneumonia.workflows.train_seeds import Spread
 
 
 @click.command(short_help="Train a network, or search for the best settings.")
@@ -33,11 +36,12 @@ if TYPE_CHECKING:
     metavar="[RUN_ID]",
     help="Go on with a run that was stopped; without an id, with the study named by --study.",
 )
-@flag("join", default=False, help="Work on the study beside others; the first one creates it.")
+@flag("join", default=False, help="Work beside others; the first one creates the study.")
 @click.option(
     "--jobs",
     type=click.IntRange(min=1),
-    help="Workers of a search on this machine; by default as many as make it faster.",
+    help="Workers on this machine that share the trials, or the seeds; by default as many as make "
+    "it faster.",
 )
 @click.option(
     "--seeds",
@@ -100,27 +104,41 @@ def _train_seeds(
     seeds: int, resume: str, options: dict[str, Any], arguments: dict[str, Any], *, as_json: bool
 ) -> None:
     from pneumonia.config.search import SearchSettings
-    from pneumonia.tracking.results import summary
-    from pneumonia.workflows.train_seeds import resume_seeds, train_seeds
+    from pneumonia.workflows.train_seeds import join_seeds, resume_seeds, train_seeds
 
     ctx = click.get_current_context()
-    for name in ("join", "jobs", *SearchSettings.model_fields):
+    for name in SearchSettings.model_fields:
         if ctx.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE:
             option = name.replace("_", "-")
             raise UsageError(f"--seeds trains fixed settings: leave --{option} out")
         del options[name]
     if resume.lower() == "true":
         raise UsageError("--seeds needs the id of the run to resume: --resume RUN_ID")
-    if resume and resume.lower() != "false":
-        refuse_options_beside_resume("seeds", "tracking_uri", "as_json")
-        tracking_uri = options["tracking_uri"]
-        results, spread = resume_seeds(resume, seeds, tracking_uri=tracking_uri, **arguments)
+    resuming = resume and resume.lower() != "false"
+    join, tracking_uri = options.pop("join"), options["tracking_uri"]
+    if resuming:
+        refuse_options_beside_resume("seeds", "join", "jobs", "tracking_uri", "as_json")
+    if join:
+        if not resuming:
+            raise UsageError("--seeds needs the run to join: --resume RUN_ID")
+        progress = arguments["progress"]
+        join_seeds(resume, seeds, tracking_uri=tracking_uri, progress=progress)
+        return
+    if resuming:
+        kept = {name: options[name] for name in ("jobs", "tracking_uri")}
+        results, spread = resume_seeds(resume, seeds, **kept, **arguments)
     else:
         results, spread = train_seeds(seeds, **given(options), **arguments)
     if as_json:
         values = {k: {"mean": mean, "deviation": sd} for k, (mean, sd) in spread.items()}
         print_json({"seeds": [result.as_json() for result in results], "spread": values})
-        return
+    else:
+        _print_seeds(results, spread)
+
+
+def _print_seeds(results: "Sequence[TrainingResult]", spread: "Spread") -> None:
+    from pneumonia.tracking.results import summary
+
     for result in results:
         click.echo(f"test      {summary(result)}  {result.model_uri}")
     for key, (mean, deviation) in spread.items():

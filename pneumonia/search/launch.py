@@ -1,4 +1,4 @@
-"""Other workers of a search on this machine, beside this process."""
+"""Other workers of a run on this machine, beside this process."""
 
 import contextlib
 import logging
@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -23,28 +23,36 @@ from pneumonia.tracking.store import tracking_uri
 log = logging.getLogger(__name__)
 
 _MIN_SECONDS_LEFT = 120.0
-"""Seconds of a search that make other workers worth starting, which takes 5-8 seconds of a core."""
-
-_MIN_TRIALS_PER_WORKER = 4
-"""The sampler and the pruner learn nothing from trials that run at the same time."""
+"""Seconds left that make other workers worth starting, which takes 5-8 seconds of a core."""
 
 
 class OtherWorkers:
-    """Processes that work on a search beside this one, which is worker 1.
+    """Processes that train trials, folds or seeds of a run beside this one, which is worker 1.
 
     All divide the cores between them as they start and end. What the others log is logged here,
     with the worker's number. As a context manager it waits for them; where the block was left by an
-    exception, it first stops them, and each puts its trial back into the queue.
+    exception, it first stops them, and each saves its training.
 
     Args:
-        run: The search's run.
+        run: The run.
+        command: What each process runs, after ``pneumonia``.
         n_workers: How many processes beside this one, 0 for none; None leaves the number to
             ``start_if_faster``.
-        deadline: Value of ``time.monotonic`` after which no worker begins a trial; may be infinite.
+        min_per_worker: The fewest trainings for each worker that make one more worth starting.
+        deadline: Value of ``time.monotonic`` after which no worker begins a trial.
     """
 
-    def __init__(self, run: Run, n_workers: int | None, deadline: float) -> None:
-        self._run, self._n_workers, self._deadline = run, n_workers, deadline
+    def __init__(
+        self,
+        run: Run,
+        command: Sequence[str],
+        n_workers: int | None,
+        *,
+        min_per_worker: int = 1,
+        deadline: float = math.inf,
+    ) -> None:
+        self._run, self._command, self._n_workers = run, command, n_workers
+        self._min_per_worker, self._deadline = min_per_worker, deadline
         self._processes: list[subprocess.Popen[str]] = []
         self._relays: list[threading.Thread] = []
         self._stopping = False
@@ -55,24 +63,24 @@ class OtherWorkers:
         return self._n_workers is None
 
     def start_if_faster(self, device: torch.device, n_waiting: int, seconds_left: float) -> None:
-        """Decide how many processes make the search faster, and start them.
+        """Decide how many processes make the whole faster, and start them.
 
         One worker a core, or one a GPU: two trainings with one thread each are faster than one
-        training with two threads. No more workers than fit into the memory, and at least four
-        trials for each. None where ``OMP_NUM_THREADS`` is set. Where little is left of the search,
-        or the tracking store does not answer, the number stays open.
+        training with two threads. No more workers than fit into the memory. None where
+        ``OMP_NUM_THREADS`` is set. Where little is left to train, or the tracking store does not
+        answer, the number stays open.
 
         Args:
             device: Where this process trains.
-            n_waiting: Trials that no worker has begun.
-            seconds_left: What is left of the search with one worker.
+            n_waiting: Trials, folds or seeds that no worker has begun.
+            seconds_left: What is left with one worker.
         """
         if seconds_left < _MIN_SECONDS_LEFT or not self._run.outbox.flush():
             return
         places = own_share() if device.type == "cpu" else torch.cuda.device_count()
         in_memory = psutil.virtual_memory().available // psutil.Process().memory_info().rss
-        by_trials = (n_waiting + 1) // _MIN_TRIALS_PER_WORKER
-        self._n_workers = max(0, min(places - 1, in_memory, by_trials - 1))
+        by_trainings = (n_waiting + 1) // self._min_per_worker
+        self._n_workers = max(0, min(places - 1, in_memory, by_trainings - 1))
         self.start()
 
     def start(self) -> None:
@@ -83,7 +91,7 @@ class OtherWorkers:
         log.info("starting %d more worker%s on this machine", self._n_workers, s)
         self._run.outbox.flush(wait=True)  # they read the run
         command = [
-            *(sys.executable, "-m", "pneumonia", "train", "--resume", self._run.id, "--join"),
+            *(sys.executable, "-m", "pneumonia", *self._command),
             *("--tracking-uri", tracking_uri()),
         ]
         if self._deadline < math.inf:

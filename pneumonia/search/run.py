@@ -16,6 +16,9 @@ from pneumonia.tracking.results import TrainingResult
 from pneumonia.tracking.run_config import RunConfig
 from pneumonia.tracking.run_lifecycle import run_context
 
+_MIN_TRIALS_PER_WORKER = 4
+"""The sampler and the pruner learn nothing from trials that run at the same time."""
+
 
 def run_search(
     search: Search,
@@ -44,7 +47,13 @@ def run_search(
     """
     timeout = run_config.search.timeout
     deadline = time.monotonic() + (math.inf if timeout is None else timeout)
-    others = OtherWorkers(search.run, None if jobs is None else jobs - 1, deadline)
+    others = OtherWorkers(
+        search.run,
+        ("train", "--resume", search.run.id, "--join"),
+        None if jobs is None else jobs - 1,
+        min_per_worker=_MIN_TRIALS_PER_WORKER,
+        deadline=deadline,
+    )
     queue = search.queue
     with run_context(search.run, shared=queue.others_at_work), others:
         try:

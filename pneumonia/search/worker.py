@@ -15,7 +15,7 @@ from pneumonia.cores import keeping_share
 from pneumonia.data.cache import Progress
 from pneumonia.data.dataset import DataSet, preprocessing_of
 from pneumonia.errors import PneumoniaError, TrackingError, TrainingError
-from pneumonia.search.folds import pool_of, train_folds
+from pneumonia.search.folds import Folds
 from pneumonia.search.launch import OtherWorkers
 from pneumonia.search.queue import TrialFailedError, TrialQueue
 from pneumonia.search.report import short, trials_table
@@ -25,7 +25,7 @@ from pneumonia.search.trials import number_of, reason_of, state_of
 from pneumonia.tracking.epochs import EpochLog, checkpoint_of, duration
 from pneumonia.tracking.local_state import LocalState
 from pneumonia.tracking.run_config import RunConfig
-from pneumonia.tracking.run_lifecycle import continue_run, left_running
+from pneumonia.tracking.run_lifecycle import children_of, continue_run, left_running
 from pneumonia.tracking.runs import Run, find_run
 from pneumonia.tracking.training import log_remarks
 from pneumonia.training.checkpoint import Epoch
@@ -136,19 +136,25 @@ class Worker:
 
     def _score_by_folds(self, trial: optuna.Trial, child: Run, settings: TrainingSettings) -> float:
         """Train once a fold; returns the mean over folds. No network is kept."""
-        pool = pool_of(self.data, settings, self.progress)
-        done: list[Mapping[str, float]] = []
-        started = time.monotonic()
-        mean: dict[str, float] = {}
-        for fold in train_folds(
+        folds = Folds(
             child,
             settings,
             self.data,
-            pool,
             self.search.folds,
             keep_networks=False,
             progress=self.progress,
-        ):
+        )
+        begun = children_of(child, "fold")
+        done: list[Mapping[str, float]] = []
+        started = time.monotonic()
+        mean: dict[str, float] = {}
+        for name in folds.names:
+            run = begun.get(name)
+            if run is not None and folds.is_trained(run):
+                log.info("%s is trained already", run.name)
+            else:
+                run = folds.train(name, run)
+            fold = folds.read(name, run)
             done.append(fold.best)
             took = time.monotonic() - started
             self._start_others_if_faster(took / len(done), len(done), self.search.folds)

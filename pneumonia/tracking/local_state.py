@@ -92,14 +92,31 @@ class LocalState:
         Raises:
             UsageError: One does already.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.folder / "lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise UsageError(f"another process works on run {self.run_id} already") from None
-        try:
+        with self.claim("run") as claimed:
+            if not claimed:
+                raise UsageError(f"another process works on run {self.run_id} already")
             yield
+
+    @contextmanager
+    def claim(self, part: str, *, wait: bool = False) -> Iterator[bool]:
+        """Keep other processes from working on a part of the run within the block.
+
+        Args:
+            part: Its name.
+            wait: Whether to wait for the process that works on it.
+
+        Yields:
+            Whether no other process works on it.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.folder / f"{part}.lock")
+        try:
+            lock.acquire(blocking=wait)
+        except Timeout:
+            yield False
+            return
+        try:
+            yield True
         finally:
             lock.release()
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from pneumonia.config.training import TrainingSettings
 from pneumonia.data.dataset import DataSet, Images
+from pneumonia.errors import TrackingError
 from pneumonia.evaluation.batch_figure import augmented_batch
 from pneumonia.evaluation.document import as_html, as_markdown
 from pneumonia.evaluation.figures import learning_curves
@@ -62,10 +63,16 @@ class TrainingResult:
         run.log_text(json.dumps(self.as_json(), indent=1), _FILE)
 
     @classmethod
-    def read(cls, run_id: str) -> "TrainingResult | None":
-        """Read what ``log`` has logged to a run; None where there is nothing."""
+    def read(cls, run_id: str) -> "TrainingResult":
+        """Read what ``log`` has logged to a run.
+
+        Raises:
+            TrackingError: There is nothing.
+        """
         text = read_text(run_id, _FILE)
-        return cls.from_json(json.loads(text)) if text else None
+        if text is None:
+            raise TrackingError(f"run {run_id} has no {_FILE}: it was removed, or never logged")
+        return cls.from_json(json.loads(text))
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "TrainingResult":

@@ -10,8 +10,9 @@ from pneumonia.data.cache import Progress
 from pneumonia.data.dataset import DataSet, Images
 from pneumonia.tracking.epochs import EpochLog, checkpoint_of
 from pneumonia.tracking.runs import Run
+from pneumonia.training.checkpoint import Epoch
 from pneumonia.training.distributed import ALONE, Ranks
-from pneumonia.training.loop import Trained, train
+from pneumonia.training.loop import OnEpoch, Trained, train
 from pneumonia.training.setup import build_network
 
 
@@ -22,6 +23,7 @@ def train_in_run(
     images: Mapping[str, Images],
     progress: Progress | None = None,
     ranks: Ranks = ALONE,
+    on_epoch: OnEpoch | None = None,
 ) -> Trained:
     """Train a network, or continue where a stopped process left off, and log each epoch.
 
@@ -32,13 +34,21 @@ def train_in_run(
         images: The ``train`` and ``validation`` images.
         progress: Told how many images of an epoch are trained on.
         ranks: The processes to train with; rank 0 calls this.
+        on_epoch: Called with each epoch's metrics once they are logged.
 
     Raises:
         DeviceError, TrainingError, UsageError, KeyboardInterrupt: As ``training.loop.train``.
         TrackingError: The tracking store stopped answering.
     """
     checkpoint = checkpoint_of(run, settings, data)
-    trained = train(settings, images, EpochLog(run, settings), checkpoint, ranks, progress)
+    epoch_log = EpochLog(run, settings)
+
+    def log_epoch(epoch: Epoch) -> None:
+        epoch_log(epoch)
+        if on_epoch is not None:
+            on_epoch(epoch)
+
+    trained = train(settings, images, log_epoch, checkpoint, ranks, progress)
     log_remarks(run, trained)
     return trained
 

@@ -15,7 +15,7 @@ from pneumonia.errors import CheckError
 from pneumonia.evaluation.shortcuts import STRONG, ranking_auc
 from pneumonia.networks.registry import network_named
 from pneumonia.tracking.run_lifecycle import continue_run
-from pneumonia.tracking.runs import Run
+from pneumonia.tracking.runs import Run, find_run
 from pneumonia.tracking.store import tracking_uri
 from pneumonia.training.device import choose_engine
 from pneumonia.training.distributed import torchrun_ranks
@@ -85,13 +85,32 @@ def continue_with_same_data(run_id: str, data: DataSet) -> Run:
         UsageError: The run has finished, or another process works on it.
     """
     run = continue_run(run_id, alone=True)
-    if run.tags.get("data.digest", data.digest) != data.digest:
+    try:
+        _refuse_other_data(run, data)
+    except CheckError:
         run.end("KILLED")
+        raise
+    return run
+
+
+def join_with_same_data(run_id: str, data: DataSet) -> Run:
+    """Open a run that another process works on, if the data is that it was started with.
+
+    Raises:
+        CheckError: It is not.
+        TrackingError: There is no such run, or the store does not answer.
+    """
+    run = find_run(run_id)
+    _refuse_other_data(run, data)
+    return run
+
+
+def _refuse_other_data(run: Run, data: DataSet) -> None:
+    if run.tags.get("data.digest", data.digest) != data.digest:
         raise CheckError(
-            f"the images, labels or roles of {str(data.root)!r} are not those that run {run_id} "
+            f"the images, labels or roles of {str(data.root)!r} are not those that run {run.id} "
             "began with: restore them, or start anew"
         )
-    return run
 
 
 def strongest_shortcut(files: Sequence[ImageFile]) -> str:

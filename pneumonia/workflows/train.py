@@ -239,6 +239,7 @@ def train_run(
     data: DataSet,
     ranks: Ranks = ALONE,
     progress: Progress | None = None,
+    on_epoch: loop.OnEpoch | None = None,
 ) -> TrainingResult:
     """Train with the fixed settings, then score, log and register the network. Rank 0 calls this.
 
@@ -249,7 +250,7 @@ def train_run(
     settings = run_config.experiment.training
     log_run_config(run, run_config, data)
     images = data.open(preprocessing_of(settings), progress)
-    trained = train_in_run(run, settings, data, images, progress, ranks)
+    trained = train_in_run(run, settings, data, images, progress, ranks, on_epoch)
     run.log_checkpoint(trained.network.state_dict(), data.settings.class_names)
     result = log_result(
         run, data, images, settings, trained, register_winner=run_config.register_winner

@@ -1,6 +1,5 @@
 """``pneumonia train --seeds``: one training repeated with several seeds."""
 
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +10,8 @@ from pneumonia.config.search import SearchSettings
 from pneumonia.data.cache import Progress
 from pneumonia.data.dataset import DataSet
 from pneumonia.errors import UsageError
+from pneumonia.search.children import train_children, train_free_children
+from pneumonia.search.launch import OtherWorkers
 from pneumonia.tracking.results import TrainingResult
 from pneumonia.tracking.run_config import (
     RunConfig,
@@ -20,7 +21,6 @@ from pneumonia.tracking.run_config import (
 )
 from pneumonia.tracking.run_lifecycle import (
     NewRun,
-    children_of,
     continue_run,
     resumable,
     run_context,
@@ -28,10 +28,14 @@ from pneumonia.tracking.run_lifecycle import (
 )
 from pneumonia.tracking.runs import OnRun, Run
 from pneumonia.tracking.store import choose_experiment, connect
-from pneumonia.workflows.prepare import continue_with_same_data, load_data
+from pneumonia.training.device import choose_engine
+from pneumonia.training.loop import OnEpoch
+from pneumonia.workflows.prepare import (
+    continue_with_same_data,
+    join_with_same_data,
+    load_data,
+)
 from pneumonia.workflows.train import train_run
-
-log = logging.getLogger(__name__)
 
 Spread = Mapping[str, tuple[float, float]]
 """Mean and standard deviation (with n - 1) by name of the metric."""
@@ -42,6 +46,7 @@ def train_seeds(
     *,
     experiment: str = "auto",
     register: bool = True,
+    jobs: int | None = None,
     tracking_uri: str | None = None,
     experiment_name: str | None = None,
     progress: Progress | None = None,
@@ -58,6 +63,8 @@ def train_seeds(
         n_seeds: How many, at least 2.
         experiment: Name of an experiment file, path of one, or ``auto``.
         register: Whether to register each model.
+        jobs: Workers on this machine that share the seeds, of which this process is one; None for
+            as many as make it faster.
         tracking_uri: MLflow tracking URI, as ``train`` takes it.
         experiment_name: MLflow experiment to log to, as ``train`` takes it.
         progress: Told what is done, and how many images of how many.
@@ -78,13 +85,14 @@ def train_seeds(
     network = chosen.training.network
     tags = {"network": network, "kind": "seeds"}
     parent = start_run(NewRun(f"{network}-{data.name}-seeds{n_seeds}", tags, experiment_id))
-    return _train(parent, run_config, data, progress, on_run)
+    return _train(parent, run_config, data, jobs, progress, on_run)
 
 
 def resume_seeds(
     run_id: str,
     n_seeds: int,
     *,
+    jobs: int | None = None,
     tracking_uri: str | None = None,
     progress: Progress | None = None,
     on_run: OnRun | None = None,
@@ -94,6 +102,7 @@ def resume_seeds(
     Args:
         run_id: The parent run.
         n_seeds: With how many seeds it was begun.
+        jobs: Workers on this machine, as ``train_seeds`` takes it.
         tracking_uri: MLflow tracking URI; then the one it was started with.
         progress: Told what is done, and how many images of how many.
         on_run: Called with the parent run, then with each child that is trained.
@@ -102,47 +111,113 @@ def resume_seeds(
         PneumoniaError: It cannot be continued, or training failed.
         KeyboardInterrupt: It was interrupted; it can be resumed again.
     """
+    run_config = _run_config_of(run_id, n_seeds, tracking_uri)
+    data = load_data(run_config.experiment, progress)
+    parent = continue_with_same_data(run_id, data)
+    return _train(parent, run_config, data, jobs, progress, on_run)
+
+
+def join_seeds(
+    run_id: str,
+    n_seeds: int,
+    *,
+    tracking_uri: str | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Train seeds of a run that another process works on, until none is left.
+
+    Both need the same state folder, in which each says which seed it trains.
+
+    Args:
+        run_id: The parent run.
+        n_seeds: With how many seeds it was begun.
+        tracking_uri: MLflow tracking URI; then the one it was started with.
+        progress: Told what is done, and how many images of how many.
+
+    Raises:
+        PneumoniaError: It cannot be joined, or training failed.
+        KeyboardInterrupt: It was interrupted; what it trained is kept.
+    """
+    run_config = _run_config_of(run_id, n_seeds, tracking_uri)
+    data = load_data(run_config.experiment, progress, quiet=True)
+    parent = join_with_same_data(run_id, data)
+    seeds = _Seeds(parent, run_config, data, progress)
+    train_free_children(parent, "seed", seeds.names, seeds.is_trained, seeds.train)
+
+
+def _run_config_of(run_id: str, n_seeds: int, tracking_uri: str | None) -> RunConfig:
     connect(tracking_uri or kept_tracking_uri(run_id))
     run_config = run_config_to_resume(run_id)
     if run_config.seeds != n_seeds:
         raise UsageError(f"run {run_id} was begun with --seeds {run_config.seeds}, not {n_seeds}")
-    data = load_data(run_config.experiment, progress)
-    parent = continue_with_same_data(run_id, data)
-    return _train(parent, run_config, data, progress, on_run)
+    return run_config
+
+
+class _Seeds:
+    """The trainings of a run, one a seed."""
+
+    def __init__(
+        self,
+        parent: Run,
+        run_config: RunConfig,
+        data: DataSet,
+        progress: Progress | None,
+        on_run: OnRun | None = None,
+    ) -> None:
+        self._parent, self._run_config, self._data = parent, run_config, data
+        self._progress, self._on_run = progress, on_run or (lambda _run: None)
+        first = run_config.experiment.training.seed
+        self.names = [str(seed) for seed in range(first, first + run_config.seeds)]
+
+    def is_trained(self, child: Run) -> bool:
+        """Whether a seed's training has finished."""
+        return child.status == "FINISHED"
+
+    def train(self, name: str, child: Run | None, on_epoch: OnEpoch | None = None) -> None:
+        """Train with a seed, or continue where a stopped process left off."""
+        experiment = self._run_config.experiment
+        training = experiment.training.with_values(seed=int(name))
+        one_seed = self._run_config.with_values(
+            experiment=experiment.with_values(training=training), seeds=1
+        )
+        if child is None:
+            tags = {"kind": "train", "seed": name, "world_size": "1"}
+            child = self._parent.child(f"{training.network}-{self._data.name}-s{name}", tags)
+        else:
+            child = continue_run(child.id)
+        self._on_run(child)
+        with child.local.alone(), run_context(child):
+            train_run(child, one_seed, self._data, progress=self._progress, on_epoch=on_epoch)
 
 
 def _train(
     parent: Run,
     run_config: RunConfig,
     data: DataSet,
+    jobs: int | None,
     progress: Progress | None,
     on_run: OnRun | None,
 ) -> tuple[list[TrainingResult], Spread]:
     """Train with the seeds that are not trained yet, and log mean and standard deviation."""
-    on_run = on_run or (lambda _run: None)
-    on_run(parent)
-    first, n_seeds = run_config.experiment.training.seed, run_config.seeds
+    if on_run is not None:
+        on_run(parent)
+    settings, n_seeds = run_config.experiment.training, run_config.seeds
+    seeds = _Seeds(parent, run_config, data, progress, on_run)
     with resumable(parent, f"train --seeds {n_seeds}"):
         log_run_config(parent, run_config, data)
         parent.log_parameters({"seeds": n_seeds})
-        children = children_of(parent, "seed")
-        results = []
-        for seed in range(first, first + n_seeds):
-            child = children.get(str(seed))
-            if child and child.status == "FINISHED" and (known := TrainingResult.read(child.id)):
-                log.info("%s is trained already", child.name)
-                results.append(known)
-                continue
-            training = run_config.experiment.training.with_values(seed=seed)
-            one_seed = run_config.with_values(
-                experiment=run_config.experiment.with_values(training=training), seeds=1
-            )
-            tags = {"kind": "train", "seed": str(seed), "world_size": "1"}
-            name = f"{training.network}-{data.name}-s{seed}"
-            child = continue_run(child.id) if child else parent.child(name, tags)
-            on_run(child)
-            with child.local.alone(), run_context(child):
-                results.append(train_run(child, one_seed, data, progress=progress))
+        command = ("train", "--seeds", str(n_seeds), "--resume", parent.id, "--join")
+        trained = train_children(
+            parent,
+            "seed",
+            seeds.names,
+            seeds.is_trained,
+            seeds.train,
+            OtherWorkers(parent, command, None if jobs is None else jobs - 1),
+            settings.epochs,
+            choose_engine(settings.device, settings.precision).device,
+        )
+        results = [TrainingResult.read(trained[name].id) for name in seeds.names]
         spread = _spread(results)
         _log_spread(parent, spread, n_seeds)
     return results, spread
