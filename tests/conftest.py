@@ -142,6 +142,15 @@ def interrupt_epoch(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     return interrupt
 
 
+@pytest.fixture
+def broken_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that this one starts end at once."""
+    broken = tmp_path / "python"
+    broken.write_text('#!/bin/sh\necho "no memory left for $*" >&2\nexit 7\n')
+    broken.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(broken))
+
+
 @pytest.fixture(scope="session")
 def forks() -> Forks:
     """Starts processes that have everything imported; for tests of the xdist group ``forks``."""

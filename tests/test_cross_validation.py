@@ -14,8 +14,10 @@ from click.testing import Result
 from optuna.trial import TrialState
 from sklearn.metrics import roc_auc_score
 
+from pneumonia import cores
 from pneumonia.evaluation.metrics import classification_metrics
-from pneumonia.tracking.local_state import kept_runs
+from pneumonia.search import launch
+from pneumonia.tracking.local_state import LocalState, kept_runs
 from pneumonia.tracking.models import load_model
 
 Cli = Callable[..., Result]
@@ -113,6 +115,74 @@ def test_a_stopped_cross_validation_goes_on_as_if_it_had_not_been(
     again = run_cli("cross-validate", "--resume", parent.info.run_id)
     assert again.exit_code == 2
     assert "has finished" in again.stderr
+
+
+@pytest.mark.slow
+def test_a_second_process_trains_the_folds_that_no_other_trains(
+    workplace: Path,
+    xrays: Path,
+    run_cli: Cli,
+    interrupt_epoch: Callable[[int], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PNEUMONIA_STATE", str(workplace / "state"))
+    command = ("cross-validate", "--data", xrays, *QUICK, "--epochs", 1, "--folds", 3)
+    interrupt_epoch(1)
+    assert run_cli(*command).exit_code == 130
+    client = mlflow.MlflowClient(f"sqlite:///{workplace}/mlflow.db")
+    (parent,) = client.search_runs(["0"], "tags.kind = 'cross-validation'")
+    join = ("cross-validate", "--resume", parent.info.run_id, "--join")
+    with LocalState(parent.info.run_id).claim("fold-0"):
+        joined = run_cli(*join)
+        assert joined.exit_code == 0, joined.stderr
+    of_folds = f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
+    status = {run.data.tags["fold"]: run.info.status for run in client.search_runs(["0"], of_folds)}
+    assert status == {"0": "KILLED", "1": "FINISHED", "2": "FINISHED"}
+    assert client.get_run(parent.info.run_id).info.status == "KILLED"  # it is not the joiner's
+
+    resumed = run_cli("cross-validate", "--resume", parent.info.run_id, "--jobs", 1)
+    assert resumed.exit_code == 0, resumed.stderr
+    assert re.findall(r"-f(\d) is trained already", resumed.stderr) == ["1", "2"]
+    whole = run_cli(*command, "--experiment-name", "whole", "--json")
+    (of_whole,) = client.search_experiments(filter_string="name = 'whole'")
+    (other,) = client.search_runs([of_whole.experiment_id], "params.folds = '3'")
+    assert whole.exit_code == 0, whole.stderr
+    (workplace / "whole").mkdir()
+    rows = out_of_fold(client, parent.info.run_id, workplace)
+    assert rows == out_of_fold(client, other.info.run_id, workplace / "whole")
+
+    late = run_cli(*join)
+    assert late.exit_code == 2
+    assert "has finished: there is nothing to join" in late.stderr
+    nothing = run_cli("cross-validate", "--data", xrays, "--join")
+    assert nothing.exit_code == 2
+    assert "--join needs the run to join" in nothing.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("workplace", "broken_python")
+@pytest.mark.parametrize(
+    ("command", "n_others"),
+    [
+        (("cross-validate", "--folds", 2), 1),
+        (("cross-validate", "--folds", 2, "--jobs", 1), 0),
+        (("train", "--seeds", 2), 1),
+    ],
+)
+def test_folds_and_seeds_start_as_many_workers_as_make_them_faster(
+    command: tuple[str | int, ...],
+    n_others: int,
+    xrays: Path,
+    run_cli: Cli,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And finish without them, should they fail."""
+    monkeypatch.setattr(cores, "available_cores", lambda: 2)
+    monkeypatch.setattr(launch, "_MIN_SECONDS_LEFT", 0.0)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    result = run_cli(*command, "--data", xrays, *QUICK, "--epochs", 1)
+    assert result.exit_code == 0, result.stderr
+    assert result.stderr.count("ended with exit code 7; the others go on") == n_others
 
 
 def test_the_ensemble_of_the_folds_answers_with_their_mean_probability(

@@ -251,15 +251,6 @@ def test_workers_share_a_study_and_register_one_winner(
     assert "study 'shared' was begun with epochs 1, not 2" in other.stderr
 
 
-@pytest.fixture
-def broken_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Processes that this one starts end at once."""
-    broken = tmp_path / "python"
-    broken.write_text('#!/bin/sh\necho "no memory left for $*" >&2\nexit 7\n')
-    broken.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(broken))
-
-
 @pytest.mark.usefixtures("workplace", "broken_python")
 @pytest.mark.parametrize(
     ("n_trials", "options", "threads", "n_others"),

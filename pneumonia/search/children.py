@@ -46,7 +46,7 @@ def train_children(
     Returns:
         The children's runs by name, all trained.
     """
-    for child in children_of(parent, tag).values():
+    for _name, child in sorted(children_of(parent, tag).items()):
         if is_trained(child):
             log.info("%s is trained already", child.name)
     with others:

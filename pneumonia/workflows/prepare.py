@@ -11,7 +11,7 @@ from pneumonia.data.cache import Progress
 from pneumonia.data.dataset import DataSet, load_data_set, preprocessing_of
 from pneumonia.data.folders import ImageFile
 from pneumonia.data.properties import PROPERTIES, header_properties
-from pneumonia.errors import CheckError
+from pneumonia.errors import CheckError, UsageError
 from pneumonia.evaluation.shortcuts import STRONG, ranking_auc
 from pneumonia.networks.registry import network_named
 from pneumonia.tracking.run_lifecycle import continue_run
@@ -99,8 +99,11 @@ def join_with_same_data(run_id: str, data: DataSet) -> Run:
     Raises:
         CheckError: It is not.
         TrackingError: There is no such run, or the store does not answer.
+        UsageError: The run has finished.
     """
     run = find_run(run_id)
+    if run.status == "FINISHED":
+        raise UsageError(f"run {run_id} has finished: there is nothing to join")
     _refuse_other_data(run, data)
     return run
 
