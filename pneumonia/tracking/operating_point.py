@@ -2,6 +2,7 @@
 
 import csv
 import io
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -21,6 +22,8 @@ from pneumonia.evaluation.stress import StressTest, run_stress_test
 from pneumonia.tracking.models import ModelConfig
 from pneumonia.tracking.runs import Run
 from pneumonia.training.device import choose_engine, out_of_memory_as_error
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +77,7 @@ def measure(network: torch.nn.Module, images: Images, settings: TrainingSettings
     """
     exact = choose_engine(settings.device, "fp32")
     engine = choose_engine(settings.device, settings.precision)
+    log.info("scoring %d images held out, and some of them under changes", len(images))
     with out_of_memory_as_error(engine.device, "use --device cpu"):
         network.to(engine.device).eval()
         on_device = images.to(engine.device)
