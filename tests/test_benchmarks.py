@@ -4,12 +4,15 @@ import json
 from pathlib import Path
 
 import click
+import optuna
 import pytest
 import torch
 from click.testing import CliRunner
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.trial import TrialState
 from PIL import Image
 
-from benchmarks import cache, gpu, step, throughput, usual_recipe
+from benchmarks import cache, gpu, samplers, step, throughput, usual_recipe
 from benchmarks.report import ratios
 from pneumonia.config.data import DataSettings
 from pneumonia.config.experiment import load_experiment
@@ -50,6 +53,52 @@ def test_the_small_form_of_the_gpu_benchmark_runs_on_a_cpu(xrays: Path) -> None:
     assert "pipeline over bare step" in measured
     assert "time to AUC 0.99" in measured
     assert "prediction, from files to rows" in measured
+
+
+def recorded(storage: str, n_trials: int) -> optuna.Study:
+    """A study of random trials, whose curves rise to a value that is best at settings of 0.5."""
+    study = optuna.create_study(study_name="recorded", storage=storage, direction="maximize")
+    study.sampler = optuna.samplers.RandomSampler(seed=0)
+    space = {"dropout": FloatDistribution(0, 1), "optimizer": CategoricalDistribution(("a", "b"))}
+    for _ in range(n_trials):
+        trial = study.ask(dict(space))
+        value = (
+            0.9 - (trial.params["dropout"] - 0.5) ** 2 - 0.1 * (trial.params["optimizer"] == "b")
+        )
+        trial.report(value - 0.1, 1)
+        trial.report(value, 2)
+        study.tell(trial, value)
+    return study
+
+
+@pytest.mark.slow
+def test_samplers_are_compared_on_the_curves_of_a_study(tmp_path: Path) -> None:
+    storage = f"sqlite:///{tmp_path}/optuna.db"
+    study = recorded(storage, 30)
+    surrogate = samplers.learn(study.trials)
+    assert surrogate.rank > 0.8
+    good, poor = surrogate.curves(
+        [{"dropout": 0.5, "optimizer": "a"}, {"dropout": 0.0, "optimizer": "b"}]
+    )
+    assert good[1] > good[0] > poor[1] > poor[0]
+
+    options = ("--study", "recorded", "--storage", storage, "--trials", "12", "--repeats", "2")
+    result = CliRunner().invoke(samplers.main, options)
+    assert result.exit_code == 0, result.output
+    measured = {figure["what"]: figure for figure in json.loads(result.stdout)["figures"]}
+    assert len(measured) == 2 + 3 * len(samplers.KINDS)
+    for sampler, pruner in samplers.KINDS:
+        lost = [
+            measured[f"{sampler}, pruner {pruner}: below that after {epochs} epochs"]["median"]
+            for epochs in (8, 16, 24)
+        ]
+        assert 0 <= lost[2] < 0.25
+
+    pruned = study.ask()
+    study.tell(pruned, state=TrialState.PRUNED)
+    refused = CliRunner().invoke(samplers.main, options)
+    assert refused.exit_code == 2
+    assert "--sampler random --pruner none" in refused.output
 
 
 def test_ratios_compare_neighbours() -> None:

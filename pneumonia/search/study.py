@@ -46,7 +46,7 @@ def create_study(
             study_name=search.study,
             storage=open_storage(search.storage),
             direction="maximize" if training.higher_is_better else "minimize",
-            pruner=_pruner(search, training.epochs),
+            pruner=pruner_of(search, training.epochs),
         )
     except DuplicatedStudyError:
         return None
@@ -75,7 +75,7 @@ def check_same(
     Raises:
         UsageError: The study was begun with other settings or data.
     """
-    study.pruner = _pruner(search, experiment.training.epochs)
+    study.pruner = pruner_of(search, experiment.training.epochs)
     # Studies of earlier versions knew no folds.
     begun = {"folds": 1, **study.user_attrs.get("settings", {})}
     now = _comparable(experiment, search, data_digest)
@@ -135,7 +135,7 @@ def sampler_of(name: str, trial_number: int, seed: int) -> optuna.samplers.BaseS
     return optuna.samplers.TPESampler(seed=of_trial)
 
 
-def _pruner(search: SearchSettings, epochs: int) -> optuna.pruners.BasePruner:
+def pruner_of(search: SearchSettings, epochs: int) -> optuna.pruners.BasePruner:
     """The pruner. A trial reports its epochs, from 1, or its folds where it is scored by folds."""
     if search.pruner == "hyperband":
         steps = search.folds if search.folds > 1 else epochs
