@@ -31,7 +31,7 @@ from pneumonia.evaluation.predict import Predictor
 from pneumonia.networks.registry import network_named
 from pneumonia.prediction.batch import score
 from pneumonia.prediction.rows import open_writer
-from pneumonia.tracking.models import LoadedModel, ModelConfig
+from pneumonia.tracking.model_files import LoadedModel, ModelConfig
 from pneumonia.training.device import choose_engine
 
 _BATCH_SIZE = 64

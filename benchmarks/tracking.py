@@ -27,7 +27,8 @@ from pneumonia.data.dataset import load_data_set, preprocessing_of
 from pneumonia.evaluation.gate import Gate
 from pneumonia.evaluation.metrics import classification_metrics
 from pneumonia.tracking.epochs import log_epoch
-from pneumonia.tracking.models import ModelConfig, log_model
+from pneumonia.tracking.model_files import ModelConfig
+from pneumonia.tracking.models import log_model
 from pneumonia.tracking.registry import register
 from pneumonia.tracking.run_lifecycle import NewRun, start_run
 from pneumonia.tracking.store import choose_experiment, connect

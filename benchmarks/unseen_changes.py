@@ -18,7 +18,8 @@ from benchmarks.report import Figure, report
 from pneumonia.config.data import DataSettings
 from pneumonia.data.dataset import Images, find_readable, images_of
 from pneumonia.evaluation.stress import Change, score_under_changes
-from pneumonia.tracking.models import LoadedModel, load_model
+from pneumonia.tracking.model_files import LoadedModel
+from pneumonia.tracking.models import load_model
 from pneumonia.tracking.store import connect
 from pneumonia.training.device import Engine, choose_engine
 

@@ -14,7 +14,8 @@ from pneumonia.evaluation.conformal import calibration_of
 from pneumonia.evaluation.drift import LARGEST_INDEX, ScoreDrift
 from pneumonia.tracking.models import load_model
 from pneumonia.tracking.store import connect
-from pneumonia.workflows.predict import log_prediction, predict, predict_to_file
+from pneumonia.workflows.log_prediction import log_prediction
+from pneumonia.workflows.predict import predict, predict_to_file
 
 
 def scores_of(n_images: int, seed: int, *, positive: float = 0.5) -> tuple[np.ndarray, np.ndarray]:

@@ -14,7 +14,7 @@ from mlflow.entities import Run
 
 from pneumonia import evaluate, load_model, predict
 from pneumonia.errors import UsageError
-from pneumonia.tracking.models import LoadedModel
+from pneumonia.tracking.model_files import LoadedModel
 from pneumonia.tracking.store import connect
 
 Cli = Callable[..., Result]

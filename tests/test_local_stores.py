@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from pneumonia.errors import UsageError
 from pneumonia.search.storage import local_file
-from pneumonia.tracking.store import chosen_uri, local_database
+from pneumonia.tracking.store_uri import chosen_uri, local_database
 from tests.conftest import QUICK, _forget_store
 
 Cli = Callable[..., Result]

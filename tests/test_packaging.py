@@ -67,7 +67,10 @@ def test_predict_imports_nothing_that_it_does_not_use(
     trained: SimpleNamespace, xrays: Path
 ) -> None:
     """Each of these would take from a tenth of a second to two before the first image."""
-    heavy = "{'torchvision', 'torch._dynamo', 'sklearn', 'scipy.optimize', 'optuna', 'matplotlib'}"
+    heavy = {
+        *("torchvision", "torch._dynamo", "sklearn", "scipy.optimize", "optuna", "matplotlib"),
+        *("mlflow", "sqlalchemy", "alembic", "pandas"),
+    }
     code = (
         "import sys; from pneumonia.cli import cli; cli(sys.argv[1:], standalone_mode=False);"
         f"print({heavy} & set(sys.modules))"

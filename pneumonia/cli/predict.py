@@ -121,15 +121,21 @@ def predict(
     # cores. That predicts a fifth more images a second.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from pneumonia.data.folders import describe_skipped
-    from pneumonia.tracking.models import load_model
-    from pneumonia.tracking.store import connect
-    from pneumonia.workflows.predict import log_prediction, predict_on_spark, predict_to_file
+    from pneumonia.tracking.local_registry import load_local_model
+    from pneumonia.workflows.predict import predict_to_file
 
-    connect(tracking_uri)
-    model = load_model(model_uri)
+    model = load_local_model(model_uri, tracking_uri)
+    if model is None or track or spark is not None:
+        from pneumonia.tracking.models import load_model
+        from pneumonia.tracking.store import connect
+
+        connect(tracking_uri)
+        model = load_model(model_uri)
     bar = ProgressBar()
-    counts = (
-        predict_on_spark(
+    if spark is not None:
+        from pneumonia.workflows.predict_on_spark import predict_on_spark
+
+        counts = predict_on_spark(
             model,
             paths,
             _folder_for_spark(output, (track, resume, shard, prevalence, coverage)),
@@ -140,8 +146,8 @@ def predict(
             trust_model_code=trust_model_code,
             on_batch=partial(bar, "scoring"),
         )
-        if spark is not None
-        else predict_to_file(
+    else:
+        counts = predict_to_file(
             model,
             paths,
             output,
@@ -158,9 +164,10 @@ def predict(
             part=shard,
             on_batch=partial(bar, "scoring"),
         )
-    )
     bar.close()
     if track:
+        from pneumonia.workflows.log_prediction import log_prediction
+
         log_prediction(model, paths, output, counts, experiment_name=experiment_name)
     results = counts.results
     listed = ", ".join(f"{count:,} {key}" for key, count in sorted(results.items()))

@@ -11,7 +11,8 @@ from pneumonia.errors import PneumoniaError
 from pneumonia.search.storage import existing_storage, storage_url
 from pneumonia.search.study import known_studies
 from pneumonia.tracking.moved import former_place, update_locations
-from pneumonia.tracking.store import chosen_uri, connect, local_database, without_password
+from pneumonia.tracking.store import connect, without_password
+from pneumonia.tracking.store_uri import chosen_uri, local_database
 
 
 @dataclass(frozen=True, slots=True)

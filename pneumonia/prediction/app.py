@@ -20,7 +20,7 @@ from pneumonia import __version__
 from pneumonia.prediction.archives import LARGEST_FILE
 from pneumonia.prediction.batch import SCORED, Row, score
 from pneumonia.prediction.explanation import heat_map
-from pneumonia.tracking.models import LoadedModel
+from pneumonia.tracking.model_files import LoadedModel
 
 _HEADERS = {
     # Nothing is loaded from elsewhere, sent elsewhere, or shown in another site's frame.

@@ -19,7 +19,7 @@ from pneumonia.evaluation.conformal import possible_classes
 from pneumonia.evaluation.decide import decide
 from pneumonia.evaluation.drift import ScoreDrift
 from pneumonia.evaluation.predict import Predictor
-from pneumonia.tracking.models import LoadedModel
+from pneumonia.tracking.model_files import LoadedModel
 from pneumonia.training.device import Engine, choose_engine, out_of_memory_as_error
 
 Row = dict[str, Any]

@@ -17,7 +17,7 @@ from pneumonia.data.dicom import WRITER
 from pneumonia.data.limits import UnreadableImageError
 from pneumonia.errors import UsageError
 from pneumonia.files import atomic_write
-from pneumonia.tracking.models import LoadedModel
+from pneumonia.tracking.model_files import LoadedModel
 
 _IDENTITY = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 _OF_STUDY = (

@@ -22,7 +22,7 @@ from pneumonia.files import atomic_write
 from pneumonia.prediction.batch import SCORED, Row, score
 from pneumonia.prediction.dicom_report import check_installed, write_dicom_results
 from pneumonia.prediction.paths import file_named
-from pneumonia.tracking.models import LoadedModel
+from pneumonia.tracking.model_files import LoadedModel
 from pneumonia.training.device import out_of_memory_as_error
 
 _LEAST_SIDE = 512

@@ -11,7 +11,7 @@ from torch import nn
 from pneumonia.data.decode import network_input
 from pneumonia.errors import DataError, ModelError, UsageError
 from pneumonia.files import atomic_write
-from pneumonia.tracking.models import LoadedModel
+from pneumonia.tracking.model_files import LoadedModel
 
 TOLERANCE = 1e-4
 """Largest difference of a probability between the file and PyTorch, in fp32."""

@@ -12,7 +12,8 @@ from pneumonia import __version__
 from pneumonia.data.decode_ahead import File
 from pneumonia.errors import DataError, UsageError
 from pneumonia.prediction.batch import COLUMNS, PredictionCounts, gate_column
-from pneumonia.tracking.models import LoadedModel, runs_known_code
+from pneumonia.tracking.model_files import LoadedModel
+from pneumonia.tracking.models import runs_known_code
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession

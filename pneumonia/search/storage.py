@@ -21,7 +21,8 @@ from tenacity import (
 from pneumonia.errors import PneumoniaError, UsageError
 from pneumonia.search.queue import TrialQueue
 from pneumonia.tracking.outbox import patience
-from pneumonia.tracking.store import absolute_sqlite_url, create_once, while_others_create
+from pneumonia.tracking.store import create_once, while_others_create
+from pneumonia.tracking.store_uri import absolute_sqlite_url
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from pneumonia.config.training import TrainingSettings
 from pneumonia.data.dataset import DataSet, Images
 from pneumonia.evaluation.gate import Gate
 from pneumonia.tracking.input_gate import fitted_gate
-from pneumonia.tracking.models import ModelConfig
+from pneumonia.tracking.model_files import ModelConfig
 from pneumonia.tracking.operating_point import Calibrated, log_operating_point, measure
 from pneumonia.tracking.runs import Run
 from pneumonia.tracking.scores import log_scores

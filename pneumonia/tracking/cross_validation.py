@@ -21,7 +21,7 @@ from pneumonia.evaluation.stress import StressTest
 from pneumonia.networks.ensemble import Ensemble
 from pneumonia.tracking.candidate import Candidate
 from pneumonia.tracking.input_gate import fitted_gate
-from pneumonia.tracking.models import ModelConfig
+from pneumonia.tracking.model_files import ModelConfig
 from pneumonia.tracking.operating_point import Calibrated, Measured, log_operating_point
 from pneumonia.tracking.results import TrainingResult, log_candidate
 from pneumonia.tracking.run_config import RunConfig

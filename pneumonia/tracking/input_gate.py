@@ -7,7 +7,7 @@ import torch
 from pneumonia.data.dataset import Images
 from pneumonia.evaluation.gate import Gate
 from pneumonia.evaluation.gate_fitting import fit_gate, gate_rates
-from pneumonia.tracking.models import ModelConfig
+from pneumonia.tracking.model_files import ModelConfig
 from pneumonia.tracking.runs import Run
 from pneumonia.training.device import choose_engine, out_of_memory_as_error
 

@@ -12,7 +12,7 @@ from pneumonia.evaluation.metrics import predictive_values
 from pneumonia.evaluation.operating_point import OperatingPoint
 from pneumonia.evaluation.stress import StressTest
 from pneumonia.tracking.candidate import Candidate
-from pneumonia.tracking.models import ModelConfig
+from pneumonia.tracking.model_files import ModelConfig
 from pneumonia.tracking.provenance import git_state, versions
 from pneumonia.tracking.scores import Scores
 

@@ -5,7 +5,6 @@
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -17,6 +16,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from pneumonia.errors import ModelError, TrackingError, nearest
+from pneumonia.tracking.model_files import DIGEST_TAG, ModelLocation
 from pneumonia.tracking.outbox import is_outage
 from pneumonia.tracking.paging import search_all
 
@@ -27,30 +27,6 @@ _FORMS = (
     "runs:/RUN_ID/NAME or a model's folder"
 )
 _LISTED = 5
-
-DIGEST_TAG = "model.sha256"
-"""Tag of a logged model and of a version: the digest of the model's files."""
-
-
-@dataclass(frozen=True, slots=True)
-class ModelLocation:
-    """Where a model is stored.
-
-    Attributes:
-        uri: Its URI; of a registered model that of the version, even if an alias was asked for.
-        folder: URI or path of the folder that holds its ``MLmodel`` file.
-        run_id: The run that logged it; None where that is not known.
-        model_id: MLflow's id of the logged model; empty where that is not known.
-        registered: Whether the URI is that of a registered version.
-        sha256: Digest of the model's files that the store recorded; empty where it has none.
-    """
-
-    uri: str
-    folder: str
-    run_id: str | None
-    model_id: str = ""
-    registered: bool = False
-    sha256: str = ""
 
 
 def locate_model(uri: str) -> ModelLocation:

@@ -19,7 +19,7 @@ from pneumonia.evaluation.operating_point import OperatingPoint, choose_operatin
 from pneumonia.evaluation.predict import predict_probabilities
 from pneumonia.evaluation.reliability_figures import reliability_diagram, stress_chart
 from pneumonia.evaluation.stress import StressTest, run_stress_test
-from pneumonia.tracking.models import ModelConfig
+from pneumonia.tracking.model_files import ModelConfig
 from pneumonia.tracking.runs import Run
 from pneumonia.training.device import choose_engine, out_of_memory_as_error
 

@@ -19,7 +19,8 @@ from mlflow.exceptions import MlflowException
 from pneumonia.config.training import is_better
 from pneumonia.errors import CheckError, ModelError, UsageError
 from pneumonia.files import state_folder
-from pneumonia.tracking.model_uris import DIGEST_TAG, find_version, locate_model
+from pneumonia.tracking.model_files import DIGEST_TAG
+from pneumonia.tracking.model_uris import find_version, locate_model
 from pneumonia.tracking.paging import search_all
 from pneumonia.tracking.runs import Run
 

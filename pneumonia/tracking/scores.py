@@ -26,7 +26,7 @@ from pneumonia.evaluation.predictions import COLUMNS, Predictions, predictions_o
 from pneumonia.evaluation.score_figure import score_histogram
 from pneumonia.evaluation.subgroups import Subgroup, forest_plot, subgroups
 from pneumonia.tracking.lookup import count_scored
-from pneumonia.tracking.models import ModelConfig
+from pneumonia.tracking.model_files import ModelConfig
 from pneumonia.tracking.runs import Run
 from pneumonia.training.device import choose_engine, out_of_memory_as_error
 

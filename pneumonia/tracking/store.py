@@ -1,12 +1,11 @@
 """The tracking store: choose it, create it once, and check that it answers."""
 
 import os
-import re
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 import mlflow
 from filelock import FileLock
@@ -16,13 +15,13 @@ from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_fixed
 
-from pneumonia.errors import TrackingError, UsageError
+from pneumonia.errors import TrackingError
 from pneumonia.tracking.moved import refuse_moved
 from pneumonia.tracking.paging import search_all
+from pneumonia.tracking.store_uri import SQLITE, chosen_uri, local_database
 
 T = TypeVar("T")
 
-_SQLITE = "sqlite:///"
 _ATTEMPTS_TO_CREATE = 10
 
 
@@ -101,37 +100,6 @@ def _check_database(uri: str) -> None:
         create_engine(uri).connect().close()
     except (SQLAlchemyError, ImportError) as error:  # ImportError: its driver
         raise _unreachable(uri, str(error)) from None
-
-
-def chosen_uri(tracking_uri: str | None = None) -> str:
-    """The store that ``connect`` would choose, with local paths made absolute."""
-    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}mlflow.db"
-    return absolute_sqlite_url(uri) if uri.startswith(_SQLITE) else uri
-
-
-def absolute_sqlite_url(url: str) -> str:
-    """An sqlite URL with its path made absolute.
-
-    Raises:
-        UsageError: The path holds what means something else in a URL.
-    """
-    text, mark, query = url.removeprefix(_SQLITE).partition("?")
-    path = str(Path(unquote(text)).absolute())  # as SQLAlchemy reads it
-    # MLflow makes a stray folder of a path that is quoted, so these two cannot be used.
-    special = re.search(r"\?|%[0-9A-Fa-f]{2}", path)
-    if special or not re.match(r"\w+=|$", query):
-        raise UsageError(
-            f"the path {path + mark + query!r} holds {special[0] if special else mark!r}, which "
-            "means something else in a database URL: rename the folder, or choose a store elsewhere"
-        )
-    return f"{_SQLITE}{path}{mark}{query}"
-
-
-def local_database(uri: str) -> Path | None:
-    """The file a store is, where it is an sqlite one."""
-    if not uri.startswith(_SQLITE):
-        return None
-    return Path(uri.removeprefix(_SQLITE).partition("?")[0])
 
 
 def choose_experiment(name: str | None = None) -> str:
@@ -223,7 +191,7 @@ def create_once(database: Path, create: Callable[[Path], None]) -> None:
             raise TrackingError(
                 f"the store {str(database)!r} was written by another version of its library: "
                 "upgrade the library with 'pip install -U mlflow optuna', or an older store with "
-                f"'mlflow db upgrade {_SQLITE}{database}'"
+                f"'mlflow db upgrade {SQLITE}{database}'"
             ) from None
         if database.is_file() and not _is_database(database):
             raise TrackingError(
@@ -244,7 +212,7 @@ def _is_database(file: Path) -> bool:
 def _create_mlflow_tables(database: Path) -> None:
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-    store = SqlAlchemyStore(f"{_SQLITE}{database}", (database.parent / "mlruns").as_uri())
+    store = SqlAlchemyStore(f"{SQLITE}{database}", (database.parent / "mlruns").as_uri())
     store.engine.dispose()  # the file may be moved now
 
 

@@ -11,7 +11,8 @@ from pneumonia.tracking.local_state import LocalState, kept_runs
 from pneumonia.tracking.lookup import existing_run
 from pneumonia.tracking.outbox import deliver_kept, is_outage, kept_entries, outbox
 from pneumonia.tracking.runs import Run
-from pneumonia.tracking.store import chosen_uri, connect, local_database
+from pneumonia.tracking.store import connect
+from pneumonia.tracking.store_uri import chosen_uri, local_database
 
 
 @dataclass(frozen=True, slots=True)

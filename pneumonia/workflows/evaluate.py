@@ -12,7 +12,7 @@ from pneumonia.evaluation.intervals import bootstrap_intervals
 from pneumonia.evaluation.metrics import classification_metrics
 from pneumonia.evaluation.predictions import Predictions
 from pneumonia.tracking.input_gate import log_gate_rates
-from pneumonia.tracking.models import LoadedModel
+from pneumonia.tracking.model_files import LoadedModel
 from pneumonia.tracking.results import metrics_summary
 from pneumonia.tracking.run_lifecycle import NewRun, parent_run
 from pneumonia.tracking.runs import OnRun, Run

@@ -21,7 +21,8 @@ from pneumonia.tracking.run_config import (
 )
 from pneumonia.tracking.run_lifecycle import NewRun, continue_run, resumable, start_run
 from pneumonia.tracking.runs import OnRun, Run, find_run
-from pneumonia.tracking.store import choose_experiment, connect, local_database
+from pneumonia.tracking.store import choose_experiment, connect
+from pneumonia.tracking.store_uri import local_database
 from pneumonia.tracking.training import train_in_run
 from pneumonia.training import loop
 from pneumonia.training.device import choose_engine

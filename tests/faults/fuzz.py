@@ -297,7 +297,7 @@ def _served(folder: Path) -> tuple[Door, tuple[type[Exception], ...]]:
 
     from pneumonia.evaluation.gate import Gate
     from pneumonia.networks.registry import NETWORKS
-    from pneumonia.tracking.models import ModelConfig
+    from pneumonia.tracking.model_files import ModelConfig
     from pneumonia.tracking.serving import XrayClassifier
 
     build = NETWORKS["simple_cnn"].build
