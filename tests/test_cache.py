@@ -3,18 +3,22 @@
 import errno
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from click.testing import Result
 from filelock import FileLock
 from PIL import Image
 
+from pneumonia.config.data import DataSettings
 from pneumonia.data import decode_ahead
 from pneumonia.data.cache import open_cache
+from pneumonia.data.dataset import load_data_set
 from pneumonia.data.decode import Preprocessing, decode
 
 SMALL = Preprocessing(32)
@@ -153,3 +157,28 @@ def test_an_index_names_only_what_was_decoded(xrays: Path, tmp_path: Path) -> No
     (index,) = tmp_path.glob("*/index.json")
     rows = json.loads(index.read_text())["rows"]
     assert sorted(rows.values()) == list(range(len(np.load(index.with_name("pixels.npy")))))
+
+
+def anonymous_mebibytes() -> float:
+    """Memory of this process that is not backed by files."""
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"RssAnon:\s+(\d+) kB", status)[1]) / 1024  # type: ignore[index]
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="needs /proc of Linux")
+def test_pixels_are_never_in_memory_all_at_once(
+    xrays: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither while they are decoded nor while batches are read: a cache may exceed the memory."""
+    monkeypatch.setenv("PNEUMONIA_CACHE", str(tmp_path / "cache"))
+    large = Preprocessing(1536)
+    open_cache(dict(list(files_of(xrays).items())[:2]), SMALL)  # what decoding itself keeps
+    before = anonymous_mebibytes()
+    data = load_data_set(DataSettings(data=str(xrays)), large)
+    images = data.open(large)["train"]
+    positions = torch.randperm(len(images))
+    for batch in positions.split(4):
+        images.batch(batch)
+        assert anonymous_mebibytes() - before < 60
+    size = sum(file.stat().st_size for file in (tmp_path / "cache").rglob("pixels.npy"))
+    assert size > 120 * 2**20
