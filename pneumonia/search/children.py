@@ -14,8 +14,11 @@ from pneumonia.training.loop import OnEpoch
 
 log = logging.getLogger(__name__)
 
-TrainChild = Callable[[str, Run | None, OnEpoch], object]
-"""Trains the child of a name: given its run, if it was begun, and what to call with each epoch."""
+TrainChild = Callable[[str, Run | None], object]
+"""Trains the child of a name, given its run if it was begun."""
+
+TrainChildWithEpochs = Callable[[str, Run | None, OnEpoch], object]
+"""The same, and calls something with each epoch's metrics."""
 
 IsTrained = Callable[[Run], bool]
 """Whether a child need not be trained any more."""
@@ -26,7 +29,7 @@ def train_children(
     tag: str,
     names: Sequence[str],
     is_trained: IsTrained,
-    train: TrainChild,
+    train: TrainChildWithEpochs,
     others: OtherWorkers,
     epochs: int,
     device: torch.device,
@@ -46,23 +49,29 @@ def train_children(
     Returns:
         The children's runs by name, all trained.
     """
-    for _name, child in sorted(children_of(parent, tag).items()):
-        if is_trained(child):
-            log.info("%s is trained already", child.name)
+    children = children_of(parent, tag)
+    left = set(names)
+    for name in names:
+        if name in children and is_trained(children[name]):
+            log.info("%s is trained already", children[name].name)
+            left.remove(name)
+
+    def start_others_if_faster(epoch: Epoch) -> None:
+        if others.number_is_open:
+            epochs_left = epochs * len(left) - int(epoch["epoch"])
+            seconds_left = epoch["speed/epoch_seconds"] * epochs_left
+            others.start_if_faster(device, len(left) - 1, seconds_left)
+
+    def train_one(name: str, child: Run | None) -> None:
+        train(name, child, start_others_if_faster)
+        left.discard(name)
+
     with others:
         others.start()
-
-        def start_others_if_faster(epoch: Epoch) -> None:
-            if others.number_is_open:
-                children = children_of(parent, tag)
-                n_left = len(names) - sum(map(is_trained, children.values()))
-                epochs_left = epochs * n_left - int(epoch["epoch"])
-                seconds_left = epoch["speed/epoch_seconds"] * epochs_left
-                others.start_if_faster(device, n_left - 1, seconds_left)
-
-        train_free_children(parent, tag, names, is_trained, train, start_others_if_faster)
-    # What a worker that died has left; one that was started by hand may still be at work.
-    train_free_children(parent, tag, names, is_trained, train, wait=True)
+        train_free_children(parent, tag, names, is_trained, train_one)
+        others.wait()
+        # What a worker that died has left; one that was started by hand may still be at work.
+        train_free_children(parent, tag, names, is_trained, train_one, wait=True)
     return children_of(parent, tag)
 
 
@@ -72,7 +81,6 @@ def train_free_children(
     names: Sequence[str],
     is_trained: IsTrained,
     train: TrainChild,
-    on_epoch: OnEpoch = lambda _epoch: None,
     *,
     wait: bool = False,
 ) -> None:
@@ -84,7 +92,6 @@ def train_free_children(
         names: The children's names.
         is_trained: Whether a child is trained.
         train: Trains one.
-        on_epoch: Called with each epoch's metrics.
         wait: Whether to wait for children that another process trains, and to train them if it
             does not.
     """
@@ -95,4 +102,4 @@ def train_free_children(
                     continue
                 child = children_of(parent, tag).get(name)
                 if child is None or not is_trained(child):
-                    train(name, child, on_epoch)
+                    train(name, child)
