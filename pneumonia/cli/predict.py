@@ -124,8 +124,9 @@ def predict(
     from pneumonia.tracking.local_registry import load_local_model
     from pneumonia.workflows.predict import predict_to_file
 
-    model = load_local_model(model_uri, tracking_uri)
-    if model is None or track or spark is not None:
+    needs_mlflow = track or spark is not None
+    model = None if needs_mlflow else load_local_model(model_uri, tracking_uri)
+    if model is None:
         from pneumonia.tracking.models import load_model
         from pneumonia.tracking.store import connect
 

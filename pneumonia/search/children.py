@@ -18,7 +18,7 @@ TrainChild = Callable[[str, Run | None], object]
 """Trains the child of a name, given its run if it was begun."""
 
 TrainChildWithEpochs = Callable[[str, Run | None, OnEpoch], object]
-"""The same, and calls something with each epoch's metrics."""
+"""Likewise, given a function to call with each epoch's metrics as well."""
 
 IsTrained = Callable[[Run], bool]
 """Whether a child need not be trained any more."""
