@@ -91,8 +91,14 @@ def test_mlflow_is_asked_about_other_stores(uri: str) -> None:
     assert load_local_model("models:/resnet34/1", uri) is None
 
 
-def test_a_registry_elsewhere_is_mlflows(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_REGISTRY_URI", "http://127.0.0.1:9")
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("MLFLOW_REGISTRY_URI", "http://127.0.0.1:9"), ("MLFLOW_WORKSPACE", "another")],
+)
+def test_mlflow_is_asked_about_a_registry_elsewhere(
+    name: str, value: str, store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
     assert load_local_model("models:/resnet34/1", store) is None
 
 

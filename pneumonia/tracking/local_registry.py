@@ -54,10 +54,9 @@ def load_local_model(uri: str, tracking_uri: str | None = None) -> LoadedModel |
     """
     store = chosen_uri(tracking_uri)
     database = local_database(store)
-    registry = os.environ.get("MLFLOW_REGISTRY_URI", store)
-    if not uri.startswith("models:/") or database is None or registry != store:
+    if not uri.startswith("models:/") or database is None or not database.is_file():
         return None
-    if not database.is_file():
+    if os.environ.get("MLFLOW_REGISTRY_URI", store) != store or "MLFLOW_WORKSPACE" in os.environ:
         return None
     try:
         location = _find_version(uri, database)
