@@ -62,9 +62,8 @@ def recorded(storage: str, n_trials: int) -> optuna.Study:
     space = {"dropout": FloatDistribution(0, 1), "optimizer": CategoricalDistribution(("a", "b"))}
     for _ in range(n_trials):
         trial = study.ask(dict(space))
-        value = (
-            0.9 - (trial.params["dropout"] - 0.5) ** 2 - 0.1 * (trial.params["optimizer"] == "b")
-        )
+        is_worse = trial.params["optimizer"] == "b"
+        value = 0.9 - (trial.params["dropout"] - 0.5) ** 2 - 0.1 * is_worse
         trial.report(value - 0.1, 1)
         trial.report(value, 2)
         study.tell(trial, value)
@@ -88,11 +87,8 @@ def test_samplers_are_compared_on_the_curves_of_a_study(tmp_path: Path) -> None:
     measured = {figure["what"]: figure for figure in json.loads(result.stdout)["figures"]}
     assert len(measured) == 2 + 3 * len(samplers.KINDS)
     for sampler, pruner in samplers.KINDS:
-        lost = [
-            measured[f"{sampler}, pruner {pruner}: below that after {epochs} epochs"]["median"]
-            for epochs in (8, 16, 24)
-        ]
-        assert 0 <= lost[2] < 0.25
+        lost = measured[f"{sampler}, pruner {pruner}: below that after 24 epochs"]
+        assert abs(lost["median"]) < 0.25
 
     pruned = study.ask()
     study.tell(pruned, state=TrialState.PRUNED)
