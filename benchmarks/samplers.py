@@ -44,10 +44,10 @@ SAMPLERS: Mapping[str, SamplerOf] = {
     "random": lambda number, seed: sampler_of("random", number, seed),
     "tpe": lambda number, seed: sampler_of("tpe", number, seed),
     "tpe, one setting at a time": lambda number, seed: optuna.samplers.TPESampler(
-        seed=seed * 100_003 + number, multivariate=False
+        seed=seed * 100_003 + number, n_startup_trials=5, multivariate=False
     ),
-    "tpe, after 5 random trials": lambda number, seed: optuna.samplers.TPESampler(
-        seed=seed * 100_003 + number, n_startup_trials=5
+    "tpe, after 10 random trials": lambda number, seed: optuna.samplers.TPESampler(
+        seed=seed * 100_003 + number, n_startup_trials=10
     ),
     "gp": lambda number, seed: sampler_of("gp", number, seed),
 }

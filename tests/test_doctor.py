@@ -297,7 +297,7 @@ def test_what_was_resumed_meanwhile_is_not_removed(
     run_id = place.run(dead)
     place.client.set_terminated(run_id, "FINISHED")
     local = place.state(run_id, dead, monkeypatch)
-    with FileLock(local.folder / "lock"):
+    with local.claim("run"):
         report = place.doctor("--fix", code=3)
     assert f"not fixed: another process works on run {run_id} already" in report
     assert local.checkpoint.exists()

@@ -29,6 +29,10 @@ _SECONDS_TO_PREPARE = 120
 _WARM_UP_EPOCHS = 1
 """Epochs after which the median pruner never stops a trial."""
 
+_RANDOM_TRIALS = 5
+"""Trials drawn at random before TPE learns from them; Optuna's 10 lose in short searches, as
+``benchmarks.samplers`` shows."""
+
 
 def create_study(
     experiment: Experiment, search: SearchSettings, data_digest: str
@@ -132,7 +136,7 @@ def sampler_of(name: str, trial_number: int, seed: int) -> optuna.samplers.BaseS
         return optuna.samplers.RandomSampler(seed=of_trial)
     if name == "gp":
         return optuna.samplers.GPSampler(seed=of_trial)
-    return optuna.samplers.TPESampler(seed=of_trial)
+    return optuna.samplers.TPESampler(seed=of_trial, n_startup_trials=_RANDOM_TRIALS)
 
 
 def pruner_of(search: SearchSettings, epochs: int) -> optuna.pruners.BasePruner:
