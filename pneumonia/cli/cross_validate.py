@@ -35,7 +35,9 @@ if TYPE_CHECKING:
 @click.option(
     "--resume", default="", metavar="RUN_ID", help="Go on with a cross-validation that was stopped."
 )
-@flag("join", default=False, help="With --resume: train folds beside the process that resumed.")
+@flag(
+    "join", default=False, help="With --resume: train folds of a run that another process works on."
+)
 @click.option(
     "--jobs",
     type=click.IntRange(min=1),

@@ -36,7 +36,11 @@ if TYPE_CHECKING:
     metavar="[RUN_ID]",
     help="Go on with a run that was stopped; without an id, with the study named by --study.",
 )
-@flag("join", default=False, help="Work beside others; the first one creates the study.")
+@flag(
+    "join",
+    default=False,
+    help="Work on a study that others work on too; with --seeds, on the run named by --resume.",
+)
 @click.option(
     "--jobs",
     type=click.IntRange(min=1),

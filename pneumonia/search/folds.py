@@ -31,11 +31,14 @@ class Folds:
 
     Attributes:
         pool: The images of all folds.
-        names: The folds' names, which their runs have in the tag ``fold``.
+        tag: The tag in which their runs have their names.
+        names: The folds' names.
 
     Raises:
         DataError: A class has fewer patients than folds.
     """
+
+    tag = "fold"
 
     def __init__(
         self,
@@ -74,7 +77,7 @@ class Folds:
         """
         if child is None:
             of_fold = "-".join(filter(None, (self._settings.network, self._parent.label, "f")))
-            child = self._parent.child(f"{of_fold}{name}", {"fold": name})
+            child = self._parent.child(f"{of_fold}{name}", {self.tag: name})
         else:
             child = continue_run(child.id)
         child.log_parameters({"data": self._data.settings.data})

@@ -144,7 +144,7 @@ class Worker:
             keep_networks=False,
             progress=self.progress,
         )
-        begun = children_of(child, "fold")
+        begun = children_of(child, folds.tag)
         done: list[Mapping[str, float]] = []
         started = time.monotonic()
         mean: dict[str, float] = {}

@@ -11,7 +11,6 @@ from pneumonia.data.dataset import DataSet, preprocessing_of
 from pneumonia.errors import UsageError
 from pneumonia.search.children import train_children, train_free_children
 from pneumonia.search.folds import Folds
-from pneumonia.search.launch import OtherWorkers
 from pneumonia.tracking.cross_validation import CrossValidation, log_cross_validation
 from pneumonia.tracking.operating_point import measure
 from pneumonia.tracking.run_config import (
@@ -27,7 +26,6 @@ from pneumonia.tracking.run_lifecycle import (
 )
 from pneumonia.tracking.runs import OnRun, Run
 from pneumonia.tracking.store import choose_experiment, connect
-from pneumonia.training.device import choose_engine
 from pneumonia.workflows.prepare import (
     continue_with_same_data,
     join_with_same_data,
@@ -132,7 +130,7 @@ def join_cross_validation(
     data = load_data(run_config.experiment, progress, quiet=True)
     run = join_with_same_data(run_id, data)
     folds = _folds(run, run_config, data, progress)
-    train_free_children(run, "fold", folds.names, folds.is_trained, folds.train)
+    train_free_children(run, folds, set(folds.names))
 
 
 def _run_config_of(run_id: str, tracking_uri: str | None) -> RunConfig:
@@ -172,16 +170,7 @@ def _cross_validate(
     log_run_config(run, run_config, data)
     folds = _folds(run, run_config, data, progress)
     command = ("cross-validate", "--resume", run.id, "--join")
-    trained = train_children(
-        run,
-        "fold",
-        folds.names,
-        folds.is_trained,
-        folds.train,
-        OtherWorkers(run, command, None if jobs is None else jobs - 1),
-        settings.epochs,
-        choose_engine(settings.device, settings.precision).device,
-    )
+    trained = train_children(run, folds, settings, command, jobs)
     read, said = [], []
     for name in folds.names:
         fold = folds.read(name, trained[name])

@@ -11,7 +11,6 @@ from pneumonia.data.cache import Progress
 from pneumonia.data.dataset import DataSet
 from pneumonia.errors import UsageError
 from pneumonia.search.children import train_children, train_free_children
-from pneumonia.search.launch import OtherWorkers
 from pneumonia.tracking.results import TrainingResult
 from pneumonia.tracking.run_config import (
     RunConfig,
@@ -28,7 +27,6 @@ from pneumonia.tracking.run_lifecycle import (
 )
 from pneumonia.tracking.runs import OnRun, Run
 from pneumonia.tracking.store import choose_experiment, connect
-from pneumonia.training.device import choose_engine
 from pneumonia.training.loop import OnEpoch
 from pneumonia.workflows.prepare import (
     continue_with_same_data,
@@ -142,7 +140,7 @@ def join_seeds(
     data = load_data(run_config.experiment, progress, quiet=True)
     parent = join_with_same_data(run_id, data)
     seeds = _Seeds(parent, run_config, data, progress)
-    train_free_children(parent, "seed", seeds.names, seeds.is_trained, seeds.train)
+    train_free_children(parent, seeds, set(seeds.names))
 
 
 def _run_config_of(run_id: str, n_seeds: int, tracking_uri: str | None) -> RunConfig:
@@ -155,6 +153,8 @@ def _run_config_of(run_id: str, n_seeds: int, tracking_uri: str | None) -> RunCo
 
 class _Seeds:
     """The trainings of a run, one a seed."""
+
+    tag = "seed"
 
     def __init__(
         self,
@@ -181,7 +181,7 @@ class _Seeds:
             experiment=experiment.with_values(training=training), seeds=1
         )
         if child is None:
-            tags = {"kind": "train", "seed": name, "world_size": "1"}
+            tags = {"kind": "train", self.tag: name, "world_size": "1"}
             child = self._parent.child(f"{training.network}-{self._data.name}-s{name}", tags)
         else:
             child = continue_run(child.id)
@@ -207,16 +207,7 @@ def _train(
         log_run_config(parent, run_config, data)
         parent.log_parameters({"seeds": n_seeds})
         command = ("train", "--seeds", str(n_seeds), "--resume", parent.id, "--join")
-        trained = train_children(
-            parent,
-            "seed",
-            seeds.names,
-            seeds.is_trained,
-            seeds.train,
-            OtherWorkers(parent, command, None if jobs is None else jobs - 1),
-            settings.epochs,
-            choose_engine(settings.device, settings.precision).device,
-        )
+        trained = train_children(parent, seeds, settings, command, jobs)
         results = [TrainingResult.read(trained[name].id) for name in seeds.names]
         spread = _spread(results)
         _log_spread(parent, spread, n_seeds)
