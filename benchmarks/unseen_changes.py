@@ -167,7 +167,7 @@ def main(data: str, split: str, models: tuple[str, ...]) -> None:
 
 def _figures(uri: str, model: LoadedModel, images: Images, engine: Engine) -> list[Figure]:
     scored = score_under_changes(model.network, images, engine, _CHANGES)
-    calibrated, threshold = scored.calibrated(model.config.temperature), model.config.threshold
+    calibrated, threshold = scored.calibrated(model.config.scaling), model.config.threshold
     for row in calibrated.table(threshold):
         numbers = f"{row['auc']:.4f}  {row['balanced_accuracy']:.3f}"
         click.echo(f"{uri}  {row['change']:13}  {numbers}", err=True)

@@ -21,6 +21,7 @@ from pneumonia.config.training import TrainingSettings
 from pneumonia.errors import UsageError
 from pneumonia.evaluation.calibration import fit_temperature, scaled
 from pneumonia.evaluation.operating_point import choose_operating_point
+from pneumonia.evaluation.scaling import LogitScaling
 from pneumonia.evaluation.stress import CHANGES, CLEAN, StressTest
 from pneumonia.tracking.models import load_model
 
@@ -74,7 +75,7 @@ def _drawn(n: int, seed: int, temperature: float = 1.0) -> tuple[np.ndarray, np.
 def test_the_temperature_lowers_the_loss(seed: int, sharpness: float) -> None:
     truth, probability = _drawn(400, seed, sharpness)
     temperature = fit_temperature(truth, probability[np.newaxis], float(truth.mean()))
-    calibrated = scaled(probability, temperature)
+    calibrated = scaled(probability, LogitScaling(temperature))
     assert log_loss(truth, calibrated) <= log_loss(truth, probability) + 1e-6
     assert (np.argsort(calibrated) == np.argsort(probability)).all()
 

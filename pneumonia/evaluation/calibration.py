@@ -1,10 +1,11 @@
-"""Calibration: probabilities that mean what they say, by temperature scaling (Guo et al. 2017)."""
+"""Calibration: scaling of logits, fitted so that probabilities mean what they say."""
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, logit
 
 from pneumonia.evaluation.arrays import Labels, Probabilities
+from pneumonia.evaluation.scaling import LogitScaling
 
 _RANGE = (0.05, 20.0)
 """Temperatures that are tried."""
@@ -13,10 +14,10 @@ _SMALLEST = 1e-12
 """Probabilities are kept this far from 0 and 1, where the logit is infinite."""
 
 
-def scaled(probability: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
-    """Divide the logit of a probability by a temperature; of two classes, any shape."""
+def scaled(probability: NDArray[np.float64], scaling: LogitScaling) -> NDArray[np.float64]:
+    """Scale the logit of a probability, of any shape."""
     clipped = np.clip(probability, _SMALLEST, 1 - _SMALLEST)
-    result: NDArray[np.float64] = expit(logit(clipped) / temperature)
+    result: NDArray[np.float64] = expit(logit(clipped) / scaling.temperature + scaling.intercept)
     return result
 
 

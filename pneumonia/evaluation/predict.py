@@ -13,7 +13,10 @@ from torch import nn
 from pneumonia.data.dataset import Images
 from pneumonia.data.decode import network_input
 from pneumonia.evaluation.gate import Gate, layer_features
+from pneumonia.evaluation.scaling import LogitScaling
 from pneumonia.training.device import Engine
+
+UNSCALED = LogitScaling()
 
 RECOMPUTE_MARGIN = 0.05
 """Distance from the threshold within which a probability is computed again in fp32.
@@ -26,7 +29,7 @@ precision moves a probability by more. On real X-rays bf16 moves none by a tenth
 
 @torch.inference_mode()
 def probabilities(
-    network: nn.Module, grey: torch.Tensor, engine: Engine, temperature: float = 1.0
+    network: nn.Module, grey: torch.Tensor, engine: Engine, scaling: LogitScaling = UNSCALED
 ) -> torch.Tensor:
     """Compute the probability of the positive class.
 
@@ -34,21 +37,21 @@ def probabilities(
         network: The network, in evaluation mode and on the engine's device.
         grey: Grey levels 0–255, uint8 or floating point (B, H, W), on that device.
         engine: The device and precision.
-        temperature: What the logits are divided by; see ``evaluation.calibration``.
+        scaling: How its logits become probabilities.
 
     Returns:
         float64 (B,), 0–1, on that device.
     """
     with engine.autocast():
         logits: torch.Tensor = network(network_input(grey))  # (B, 2)
-    return logits.double().div(temperature).softmax(dim=1)[:, 1]
+    return scaling.probabilities(logits.double())
 
 
 def predict_probabilities(
     network: nn.Module,
     images: Images,
     engine: Engine,
-    temperature: float = 1.0,
+    scaling: LogitScaling = UNSCALED,
     batch_size: int = 128,
 ) -> NDArray[np.float64]:
     """Probability of the positive class for each image, float64 (n,).
@@ -58,7 +61,7 @@ def predict_probabilities(
     network.eval()
     return np.concatenate(
         [
-            probabilities(network, images.batch(positions)[0], engine, temperature).cpu().numpy()
+            probabilities(network, images.batch(positions)[0], engine, scaling).cpu().numpy()
             for positions in _batches(images, batch_size)
         ]
     )
@@ -75,7 +78,7 @@ class Predictor:
         network: The network, in evaluation mode.
         threshold: Lowest probability called positive.
         engine: The device and precision.
-        temperature: What the logits are divided by.
+        scaling: How its logits become probabilities.
         gate: The input gate, where images are to pass one.
     """
 
@@ -84,12 +87,12 @@ class Predictor:
         network: nn.Module,
         threshold: float,
         engine: Engine,
-        temperature: float = 1.0,
+        scaling: LogitScaling = UNSCALED,
         gate: Gate | None = None,
     ) -> None:
         self.engine = engine
         self.exact = Engine(self.engine.device, "fp32")
-        self.threshold, self.temperature, self.gate = threshold, temperature, gate
+        self.threshold, self.scaling, self.gate = threshold, scaling, gate
         self.network = network.to(self.engine.device).to(memory_format=torch.channels_last)
 
     @torch.inference_mode()
@@ -107,7 +110,7 @@ class Predictor:
         probability, distance = self._forward(grey, self.engine)
         if self.engine.precision != self.exact.precision:
             # A temperature below 1 enlarges what a faster precision moves.
-            margin = RECOMPUTE_MARGIN * max(1, 1 / self.temperature)
+            margin = RECOMPUTE_MARGIN * max(1, 1 / self.scaling.temperature)
             close = (probability - self.threshold).abs() < margin
             for bound in (self.gate.unusual, self.gate.unlike) if self.gate else ():
                 close |= (distance / bound - 1).abs() < RECOMPUTE_MARGIN  # no bound is infinite
@@ -118,8 +121,8 @@ class Predictor:
 
     def _forward(self, grey: torch.Tensor, engine: Engine) -> tuple[torch.Tensor, torch.Tensor]:
         if self.gate is None:
-            probability = probabilities(self.network, grey, engine, self.temperature).cpu()
+            probability = probabilities(self.network, grey, engine, self.scaling).cpu()
             return probability, torch.zeros(len(grey))
         with layer_features(self.network, self.gate.layer) as features:
-            probability = probabilities(self.network, grey, engine, self.temperature).cpu()
+            probability = probabilities(self.network, grey, engine, self.scaling).cpu()
         return probability, self.gate.distance(features[0])

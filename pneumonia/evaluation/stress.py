@@ -23,6 +23,7 @@ from pneumonia.evaluation.arrays import Labels, Probabilities
 from pneumonia.evaluation.calibration import scaled
 from pneumonia.evaluation.decide import decide
 from pneumonia.evaluation.predict import probabilities
+from pneumonia.evaluation.scaling import LogitScaling
 from pneumonia.training.device import Engine
 
 CLEAN = "clean"
@@ -56,9 +57,9 @@ class StressTest:
         """All probabilities, float64 (k, n), the clean ones first."""
         return np.stack(list(self.probabilities.values()))
 
-    def calibrated(self, temperature: float) -> "StressTest":
-        """The same, with the logits of the probabilities divided by a temperature."""
-        values = {name: scaled(p, temperature) for name, p in self.probabilities.items()}
+    def calibrated(self, scaling: LogitScaling) -> "StressTest":
+        """The same, with scaled logits."""
+        values = {name: scaled(p, scaling) for name, p in self.probabilities.items()}
         return replace(self, probabilities=values)
 
     @classmethod

@@ -35,6 +35,7 @@ COLUMNS = (
     "model",
     "run",
     "temperature",
+    "intercept",
     "sha256",
     "version",
 )
@@ -171,7 +172,7 @@ class _Scorer:
         self.threshold = threshold
         self.class_names = model.config.class_names
         self.predictor = Predictor(
-            model.network, threshold, engine, model.config.temperature, self.gate
+            model.network, threshold, engine, model.config.scaling, self.gate
         )
         self.constant = {
             "label": "",
@@ -184,6 +185,7 @@ class _Scorer:
             "model": model.uri,
             "run": model.run_id or "",
             "temperature": model.config.temperature,
+            "intercept": model.config.intercept,
             "version": __version__,
         }
 

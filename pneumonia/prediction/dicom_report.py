@@ -159,6 +159,7 @@ def _report(source: Any, model: LoadedModel, result: Mapping[str, Any]) -> Any:
             f"network {config.network}",
             f"threshold {result['threshold']:.6g} ({config.threshold_rule})",
             f"temperature {config.temperature:.6g}",
+            f"intercept {config.intercept:.6g}",
             f"positive class {positive}",
             f"software pneumonia {__version__}",
             _RESEARCH,

@@ -10,6 +10,7 @@ from torch import nn
 
 from pneumonia.data.decode import network_input
 from pneumonia.errors import DataError, ModelError, UsageError
+from pneumonia.evaluation.scaling import LogitScaling
 from pneumonia.files import atomic_write
 from pneumonia.tracking.model_files import LoadedModel
 
@@ -22,16 +23,14 @@ _CHECKED = 8
 class _Exported(nn.Module):
     """From grey levels 0–255, float32 (B, H, W), to the probability of the positive class (B,)."""
 
-    def __init__(self, network: nn.Module, temperature: float) -> None:
+    def __init__(self, network: nn.Module, scaling: LogitScaling) -> None:
         super().__init__()
         self.network = network
-        self.temperature = temperature
+        self.scaling = scaling
 
     def forward(self, grey: torch.Tensor) -> torch.Tensor:
         """Compute the calibrated probability."""
-        logits = self.network(network_input(grey))  # (B, 2)
-        shares: torch.Tensor = (logits / self.temperature).softmax(dim=1)
-        return shares[:, 1]
+        return self.scaling.probabilities(self.network(network_input(grey)))
 
 
 def export_onnx(model: LoadedModel, output: Path) -> float:
@@ -60,7 +59,7 @@ def export_onnx(model: LoadedModel, output: Path) -> float:
     except ImportError:
         raise UsageError("export needs ONNX: pip install 'pneumonia[onnx]'") from None
     side = model.config.image_size
-    exported = _Exported(model.network, model.config.temperature).eval()
+    exported = _Exported(model.network, model.config.scaling).eval()
     grey = torch.randint(
         0, 256, (_CHECKED, side, side), generator=torch.Generator().manual_seed(0)
     ).float()

@@ -92,6 +92,6 @@ def _read(file: Path, file_format: str) -> Iterator[Row]:
 
 def _typed(row: dict[str, Any]) -> Row:
     """A row as it was before it became text."""
-    numbers = ("probability", "threshold", "coverage", "temperature")
+    numbers = ("probability", "threshold", "coverage", "temperature", "intercept")
     found = {name: None if row[name] in ("", None) else float(row[name]) for name in numbers}
     return row | found

@@ -169,7 +169,7 @@ def _parquet(file: IO[bytes]) -> Iterator[Write]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    numbers = {"probability", "threshold", "coverage", "temperature"}
+    numbers = {"probability", "threshold", "coverage", "temperature", "intercept"}
     schema = pa.schema(
         [(name, pa.float64() if name in numbers else pa.string()) for name in COLUMNS]
     )

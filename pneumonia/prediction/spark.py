@@ -152,6 +152,7 @@ def _scorer(
         "run": model.run_id or "",
         "gate": gate_column(gate=gate),
         "temperature": model.config.temperature,
+        "intercept": model.config.intercept,
         "version": __version__,
     }
     read = _reader()

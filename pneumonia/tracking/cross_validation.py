@@ -166,7 +166,7 @@ def _log_predictions(
     title: str,
 ) -> None:
     truth, names = measured.truth, data.settings.class_names
-    probability = scaled(measured.clean, config.temperature)
+    probability = scaled(measured.clean, config.scaling)
     predicted = decide(probability, config.threshold)
     run.log_figure(confusion_matrices(truth, predicted, names, title=title), "confusion_pooled")
     curves = roc_and_precision_recall(truth, probability, title=title, threshold=config.threshold)
@@ -191,7 +191,7 @@ def _ensemble(
     network = Ensemble([fold.network for fold in folds if fold.network is not None]).eval()
     # No image is new to all members; the gate looks at the first one, and its own images.
     gate = fitted_gate(network, folds[0].images, config, settings.device)
-    probability = scaled(measured.clean, config.temperature)
+    probability = scaled(measured.clean, config.scaling)
     validation = classification_metrics(measured.truth, probability, config.threshold)
     return Candidate(
         network,

@@ -14,6 +14,7 @@ from pneumonia.data.decode import Preprocessing
 from pneumonia.errors import ModelError, UsageError, nearest
 from pneumonia.evaluation.conformal import Calibration
 from pneumonia.evaluation.gate import Gate
+from pneumonia.evaluation.scaling import LogitScaling
 from pneumonia.networks.ensemble import member_layers, trained_network
 from pneumonia.networks.registry import NETWORKS
 
@@ -57,6 +58,7 @@ class ModelConfig:
         threshold_rule: How it was chosen.
         temperature: What the network's logits are divided by, so that probabilities mean what
             they say.
+        intercept: What is added to the positive class's logit after that.
         prevalence: Share of positive images that they mean it for.
         calibration: Of validation images, for ``possible_classes``.
         members: Number of networks whose mean probability it answers with.
@@ -70,6 +72,7 @@ class ModelConfig:
     threshold: float = 0.5
     threshold_rule: str = "0.5"
     temperature: float = 1.0
+    intercept: float = 0.0
     prevalence: float = 0.5
     calibration: Calibration = ((), ())
     members: int = 1
@@ -88,6 +91,11 @@ class ModelConfig:
             members=members,
             standardise=settings.standardise,
         )
+
+    @property
+    def scaling(self) -> LogitScaling:
+        """How its logits become probabilities."""
+        return LogitScaling(self.temperature, self.intercept)
 
     @property
     def cam_layers(self) -> list[str]:

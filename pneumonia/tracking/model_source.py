@@ -5,7 +5,7 @@ import inspect
 from types import ModuleType
 
 from pneumonia.data import decode, dicom, input_checks, limits
-from pneumonia.evaluation import decide, gate
+from pneumonia.evaluation import decide, gate, scaling
 from pneumonia.networks import ensemble, standardise
 from pneumonia.networks.registry import network_named
 from pneumonia.tracking import serving
@@ -19,7 +19,7 @@ def scoring_source(network: str) -> str:
     build = network_named(network).build
     module = inspect.getmodule(build)
     assert module is not None
-    before = (limits, dicom, input_checks, decode, decide, gate, ensemble, standardise)
+    before = (limits, dicom, input_checks, decode, scaling, decide, gate, ensemble, standardise)
     parts = [_without_own_imports(part) for part in (*before, module, serving)]
     footer = (
         "from mlflow.models import set_model\n\n"

@@ -18,6 +18,7 @@ from pneumonia.evaluation.metrics import classification_metrics
 from pneumonia.evaluation.operating_point import OperatingPoint, choose_operating_point
 from pneumonia.evaluation.predict import predict_probabilities
 from pneumonia.evaluation.reliability_figures import reliability_diagram, stress_chart
+from pneumonia.evaluation.scaling import LogitScaling
 from pneumonia.evaluation.stress import StressTest, run_stress_test
 from pneumonia.tracking.model_files import ModelConfig
 from pneumonia.tracking.runs import Run
@@ -104,8 +105,9 @@ def log_operating_point(
     """
     truth, stress = measured.truth, measured.stress
     temperature = fit_temperature(stress.truth, stress.stacked(), float(truth.mean()))
-    calibrated = scaled(measured.clean, temperature)
-    stress = stress.calibrated(temperature)
+    scaling = LogitScaling(temperature)
+    calibrated = scaled(measured.clean, scaling)
+    stress = stress.calibrated(scaling)
     if rule == "stress":
         point = choose_operating_point(rule, stress.truth, stress.stacked(), stress.patients)
     else:

@@ -72,7 +72,7 @@ def log_scores(
     Args:
         run: The run to log to.
         network: The network.
-        config: Its classes, threshold and temperature.
+        config: Its classes, threshold and calibration.
         images: The images.
         role: What they are, such as ``test``.
         device: Where to compute, in fp32, as ``predict`` decides: whoever scores the registered
@@ -85,7 +85,7 @@ def log_scores(
     with out_of_memory_as_error(engine.device, "use --device cpu"):
         network.to(engine.device)
         probability = predict_probabilities(
-            network, images.to(engine.device), engine, config.temperature
+            network, images.to(engine.device), engine, config.scaling
         )
         truth = images.labels.cpu().numpy()
         title = f"{role} ({len(images):,} images)"

@@ -22,6 +22,7 @@ from pneumonia.data.decode import Preprocessing, decode_checked, network_input
 from pneumonia.data.limits import UnreadableImageError
 from pneumonia.evaluation.decide import decide
 from pneumonia.evaluation.gate import Gate, layer_features
+from pneumonia.evaluation.scaling import LogitScaling
 from pneumonia.networks.ensemble import trained_network
 
 _BATCH_SIZE = 64
@@ -42,6 +43,7 @@ class XrayClassifier(PythonModel):
         path = Path(context.artifacts["config"])
         self.config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         self.preprocessing = Preprocessing(self.config["image_size"], self.config["resize"])
+        self.scaling = LogitScaling(self.config["temperature"], self.config["intercept"])
         weights = torch.load(context.artifacts["weights"], "cpu", weights_only=True)
         network = trained_network(
             self.build,
@@ -129,9 +131,8 @@ class XrayClassifier(PythonModel):
         """Probabilities, and what the gate objects to and warns of, from uint8 (B, H, W)."""
         with torch.inference_mode(), layer_features(self.network, self.gate.layer) as features:
             logits = self.network(network_input(grey))  # (B, 2)
-        scaled = logits.double().div(self.config["temperature"])
         rejected, warned = self.gate.objections(grey, self.gate.distance(features[0]))
-        return scaled.softmax(dim=1)[:, 1].tolist(), rejected, warned
+        return self.scaling.probabilities(logits.double()).tolist(), rejected, warned
 
 
 def _encoded(image: Any) -> bytes:
