@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pneumonia.workflows.ensemble import ensemble
     from pneumonia.workflows.evaluate import evaluate
     from pneumonia.workflows.predict import predict
+    from pneumonia.workflows.recalibrate import recalibrate
     from pneumonia.workflows.train import resume_run, train
 
 __version__ = "0.1.0"
@@ -30,6 +31,7 @@ __all__ = [
     "evaluate",
     "load_model",
     "predict",
+    "recalibrate",
     "resume_run",
     "train",
 ]
@@ -41,6 +43,7 @@ _MODULES = {
     "evaluate": "pneumonia.workflows.evaluate",
     "load_model": "pneumonia.tracking.models",
     "predict": "pneumonia.workflows.predict",
+    "recalibrate": "pneumonia.workflows.recalibrate",
     "resume_run": "pneumonia.workflows.train",
     "train": "pneumonia.workflows.train",
 }

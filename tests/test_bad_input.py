@@ -230,6 +230,21 @@ def test_odd_names_come_back_as_they_were(file_format: str, tmp_path: Path, pred
     assert names == set(ODD_NAMES)
 
 
+def test_names_in_another_encoding_do_not_end_a_training(data: Path, train: Cli) -> None:
+    """Tables of images are among the last things that are logged."""
+    for part in ("train", "test"):
+        file = next((data / part / "NORMAL").iterdir())
+        file.rename(os.fsdecode(os.fsencode(file.parent) + b"/caf\xe9-" + os.fsencode(file.name)))
+    result = train(data)
+    assert result.exit_code == 0, result.stderr
+    (run,) = mlflow.search_runs(output_format="list", max_results=1)
+    for table in ("images.csv", "predictions_test.csv"):
+        rows = csv.DictReader(
+            io.StringIO(mlflow.artifacts.load_text(f"{run.info.artifact_uri}/{table}"))
+        )
+        assert sum("caf\\udce9-" in row["path"] for row in rows) >= 1
+
+
 @pytest.mark.parametrize("file_format", ["csv", "jsonl", "parquet"])
 def test_names_in_another_encoding_do_not_end_the_batch(
     file_format: str, tmp_path: Path, predict: Cli

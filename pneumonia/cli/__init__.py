@@ -20,6 +20,7 @@ from pneumonia.cli.export import export
 from pneumonia.cli.group import ErrorReportingGroup
 from pneumonia.cli.predict import predict
 from pneumonia.cli.promote import promote
+from pneumonia.cli.recalibrate import recalibrate
 from pneumonia.cli.reproduce import reproduce
 from pneumonia.cli.study import study
 from pneumonia.cli.sync import sync
@@ -59,7 +60,7 @@ def cli(ctx: click.Context, quiet: bool, verbose: bool) -> None:
 
 cli.add_section("Train", train, cross_validate, ensemble, study, reproduce)
 cli.add_section("Look at data and runs", audit, ui, compare, demo)
-cli.add_section("Use a model", predict, app, evaluate, explain, export, promote)
+cli.add_section("Use a model", predict, app, evaluate, recalibrate, explain, export, promote)
 cli.add_section("After a crash or an outage", doctor, sync)
 cli.add_section("Shell", completion)
 

@@ -7,8 +7,8 @@ import click
 from pneumonia.cli.group import print_json, print_run
 from pneumonia.cli.options import (
     FloatInRange,
-    flag,
     json_option,
+    labelled_images_options,
     threshold_option,
     tracking_options,
 )
@@ -34,31 +34,8 @@ from pneumonia.errors import UsageError
     help="Share of pneumonia where the model is to be used: the predictive values there.",
 )
 @click.option("--data", default="demo", show_default=True, help="Labelled data set folder.")
-@click.option(
-    "--split", default="test", show_default=True, help="Folder to score: train, val, test, or all."
-)
-@click.option(
-    "--classes",
-    default="",
-    help="Class folders, if not named as the model's classes: FOLDER=CLASS,FOLDER=CLASS.",
-)
-@flag("skip-unreadable", default=False, help="Leave unreadable images out.")
-@flag("keep-identifiers", default=False, help="Name patients by their id, not by its hash.")
-@click.option("--labels", default="", help="CSV table of labels, in place of class folders.")
-@click.option(
-    "--findings",
-    default="Pneumonia",
-    show_default=True,
-    help="Findings of a published table that make an image positive, by commas.",
-)
+@labelled_images_options(split="test")
 @threshold_option
-@click.option(
-    "--device",
-    type=click.Choice(["auto", "cpu", "cuda", "mps"]),
-    default="auto",
-    show_default=True,
-    help="Device to evaluate on.",
-)
 @tracking_options
 @json_option
 def evaluate(

@@ -45,6 +45,58 @@ def data_options(command: Command) -> Command:
     return _options_of(DataSettings, but=("data",))(command)
 
 
+def labelled_images_options(*, split: str) -> Callable[[Command], Command]:
+    """Options that say which labelled images a model is scored on, but the data itself.
+
+    Args:
+        split: The default of ``--split``.
+    """
+
+    def add(command: Command) -> Command:
+        for option in reversed(
+            (
+                click.option(
+                    "--split",
+                    default=split,
+                    show_default=True,
+                    help="Folder to score: train, val, test, or all.",
+                ),
+                click.option(
+                    "--classes",
+                    default="",
+                    help="Class folders, if not named as the model's classes: "
+                    "FOLDER=CLASS,FOLDER=CLASS.",
+                ),
+                flag("skip-unreadable", default=False, help="Leave unreadable images out."),
+                flag(
+                    "keep-identifiers",
+                    default=False,
+                    help="Name patients by their id, not by its hash.",
+                ),
+                click.option(
+                    "--labels", default="", help="CSV table of labels, in place of class folders."
+                ),
+                click.option(
+                    "--findings",
+                    default="Pneumonia",
+                    show_default=True,
+                    help="Findings of a published table that make an image positive, by commas.",
+                ),
+                click.option(
+                    "--device",
+                    type=click.Choice(["auto", "cpu", "cuda", "mps"]),
+                    default="auto",
+                    show_default=True,
+                    help="Device to compute on.",
+                ),
+            )
+        ):
+            command = option(command)
+        return command
+
+    return add
+
+
 def search_options(command: Command) -> Command:
     """Add an option for each setting of a search."""
     return _options_of(SearchSettings, with_defaults=True)(command)

@@ -13,10 +13,13 @@ from pneumonia.data import summary
 from pneumonia.data.cache import Cache, Progress, default_folder, open_cache
 from pneumonia.data.decode import Preprocessing
 from pneumonia.data.folders import Found, ImageFile, find_images
-from pneumonia.data.layout import data_set_root
+from pneumonia.data.layout import data_set_root, part_folders
 from pneumonia.data.listed import find_listed
 from pneumonia.data.splits import ROLES, assign_roles
-from pneumonia.errors import DataError
+from pneumonia.errors import DataError, UsageError, nearest
+
+SPLITS = ("train", "val", "test", "all")
+"""What ``open_split`` opens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +223,58 @@ def find_readable(
         found.images = [image for image in found.images if image.digest in cache.rows]
         found.skipped["unreadable"] += len(unreadable)
     return root, found, cache
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Labelled images that one folder of a data set holds, or all of them.
+
+    Attributes:
+        root: The data set's folder.
+        images: The images.
+        flat: Whether the data set has no such folders.
+    """
+
+    root: Path
+    images: Images
+    flat: bool
+
+    @property
+    def digest(self) -> str:
+        """Fingerprint of the labelled images: 16 hexadecimal digits."""
+        return summary.digest(self.images.files)
+
+
+def open_split(
+    settings: DataSettings,
+    preprocessing: Preprocessing,
+    split: str,
+    progress: Progress | None = None,
+) -> Split:
+    """Open the images of one folder of a data set.
+
+    Args:
+        settings: Which data.
+        preprocessing: How to decode it.
+        split: ``train``, ``val``, ``test``, or ``all`` of it, as for a flat data set.
+        progress: Told how many images are decoded.
+
+    Raises:
+        DataError: There are no such images, or some cannot be read.
+        UsageError: There is no such split.
+    """
+    if split not in SPLITS:
+        raise UsageError(f"unknown split {split!r}: {nearest(split, SPLITS)}")
+    only = None if split == "all" else {split}
+    root, found, cache = find_readable(settings, preprocessing, progress, only)
+    files = [image for image in found.images if split in {"all", image.part}]
+    if not files:
+        parts = ", ".join(part_folders(root)) or "none"
+        raise DataError(
+            f"no images in {split!r} of {str(root)!r} (folders with images: {parts}): use --split "
+            "with one of them, or all"
+        )
+    return Split(root, images_of(files, cache), flat=found.parts == {""})
 
 
 def images_of(files: Sequence[ImageFile], cache: Cache) -> Images:

@@ -8,3 +8,6 @@ Labels = NDArray[np.int64]
 
 Probabilities = NDArray[np.float64]
 """Of the positive class, 0–1 (n,)."""
+
+Threshold = float | NDArray[np.float64]
+"""Lowest probability called positive, 0–1: of all images, or of each (n,)."""

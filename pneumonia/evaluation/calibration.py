@@ -10,13 +10,13 @@ from pneumonia.evaluation.scaling import LogitScaling
 _RANGE = (0.05, 20.0)
 """Temperatures that are tried."""
 
-_SMALLEST = 1e-12
+SMALLEST = 1e-12
 """Probabilities are kept this far from 0 and 1, where the logit is infinite."""
 
 
 def scaled(probability: NDArray[np.float64], scaling: LogitScaling) -> NDArray[np.float64]:
     """Scale the logit of a probability, of any shape."""
-    clipped = np.clip(probability, _SMALLEST, 1 - _SMALLEST)
+    clipped = np.clip(probability, SMALLEST, 1 - SMALLEST)
     result: NDArray[np.float64] = expit(logit(clipped) / scaling.temperature + scaling.intercept)
     return result
 
@@ -39,7 +39,7 @@ def fit_temperature(
     weights = np.where(
         positive, share_positive / positive.mean(), (1 - share_positive) / (~positive).mean()
     )
-    logits = logit(np.clip(probabilities, _SMALLEST, 1 - _SMALLEST))  # (k, n)
+    logits = logit(np.clip(probabilities, SMALLEST, 1 - SMALLEST))  # (k, n)
     signed = np.where(positive, logits, -logits)
 
     def loss(log_temperature: float) -> float:
@@ -65,7 +65,7 @@ def at_prevalence(
         fitted_at: Share of positive images that the probabilities were calibrated for, 0–1.
         stated: Share of positive images where the model is used, 0–1; neither is 0 or 1.
     """
-    clipped = np.clip(probability, _SMALLEST, 1 - _SMALLEST)
+    clipped = np.clip(probability, SMALLEST, 1 - SMALLEST)
     shift = logit(stated) - logit(fitted_at)
     result: NDArray[np.float64] = expit(logit(clipped) + shift)
     return result

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm, rankdata
 
-from pneumonia.evaluation.arrays import Labels, Probabilities
+from pneumonia.evaluation.arrays import Labels, Probabilities, Threshold
 from pneumonia.evaluation.metrics import weighted_metrics
 
 Interval = tuple[float, float]
@@ -21,7 +21,7 @@ def bootstrap_intervals(
     truth: Labels,
     probability: Probabilities,
     patients: Sequence[str],
-    threshold: float = 0.5,
+    threshold: Threshold = 0.5,
     *,
     resamples: int = RESAMPLES,
     seed: int = 0,
@@ -35,7 +35,7 @@ def bootstrap_intervals(
         truth: 0 negative, 1 positive, int (n,).
         probability: Probability of the positive class, 0–1 (n,).
         patients: Whom each image shows (n).
-        threshold: Lowest probability called positive.
+        threshold: Lowest probability called positive, of all or of each (n,).
         resamples: How many times the patients are drawn.
         seed: Seed of the draws; the same one gives the same intervals.
 

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn import metrics as sklearn_metrics
 
-from pneumonia.evaluation.arrays import Labels, Probabilities
+from pneumonia.evaluation.arrays import Labels, Probabilities, Threshold
 from pneumonia.evaluation.decide import decide
 
 N_BINS = 15
@@ -12,14 +12,14 @@ N_BINS = 15
 
 
 def classification_metrics(
-    truth: Labels, probability: Probabilities, threshold: float = 0.5
+    truth: Labels, probability: Probabilities, threshold: Threshold = 0.5
 ) -> dict[str, float]:
     """Score predictions of the positive class.
 
     Args:
         truth: 0 negative, 1 positive, int (n,).
         probability: Probability of the positive class, 0–1 (n,).
-        threshold: Lowest probability called positive (the operating point).
+        threshold: Lowest probability called positive (the operating point), of all or of each (n,).
 
     Returns:
         ``loss`` (cross-entropy in nats), ``accuracy``, ``balanced_accuracy``, ``sensitivity``,
@@ -45,7 +45,10 @@ def classification_metrics(
 
 
 def weighted_metrics(
-    truth: Labels, probability: Probabilities, weights: NDArray[np.float64], threshold: float = 0.5
+    truth: Labels,
+    probability: Probabilities,
+    weights: NDArray[np.float64],
+    threshold: Threshold = 0.5,
 ) -> dict[str, NDArray[np.float64]]:
     """The metrics of ``classification_metrics`` for many weightings of the images at once.
 
@@ -53,7 +56,7 @@ def weighted_metrics(
         truth: 0 negative, 1 positive, int (n,).
         probability: Probability of the positive class, 0–1 (n,).
         weights: How often each image counts, float64 (R, n), for R resamples.
-        threshold: Lowest probability called positive.
+        threshold: Lowest probability called positive, of all or of each (n,).
 
     Returns:
         Metrics by name, float64 (R,).

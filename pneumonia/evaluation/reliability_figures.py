@@ -50,21 +50,25 @@ def stress_chart(
 
 
 def reliability_diagram(
-    truth: Labels, before: Probabilities, after: Probabilities, *, title: str, temperature: float
+    truth: Labels,
+    before: Probabilities,
+    after: Probabilities,
+    names: tuple[str, str],
+    *,
+    title: str,
 ) -> Figure:
     """Draw the share of positive images by predicted probability, before and after calibration.
 
     Args:
         truth: 0 negative, 1 positive, int (n,).
-        before: Probability of the positive class as the network gives it (n,).
-        after: The same divided by the temperature on the logit scale (n,).
+        before: Probability of the positive class (n,).
+        after: The same after calibration (n,).
+        names: What the two are, each after the word "Probabilities".
         title: Stands above.
-        temperature: What the logits were divided by.
     """
     figure = blank_figure(10, 5.1, title)
     panels = figure.subplots(1, 2)
-    named = (("as the network gives them", before), (f"at temperature {temperature:.2f}", after))
-    for axes, (name, probability) in zip(panels, named, strict=True):
+    for axes, name, probability in zip(panels, names, (before, after), strict=True):
         bins = reliability(truth, probability)
         axes.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1)
         means = [mean for mean, _, _ in bins]

@@ -49,7 +49,7 @@ def model_card(
             [
                 ("group", "metric", "images", "value (95 % interval)"),
                 *(
-                    (row.name, row.metric, f"{row.n_images:,}", _value(row.value, row.interval))
+                    (row.name, row.metric, f"{row.n_images:,}", value_text(row.value, row.interval))
                     for row in test.subgroups
                 ),
             ],
@@ -89,7 +89,7 @@ def _metrics(test: Scores, threshold: float) -> Table:
     rows = [("metric", f"at threshold {threshold:g} (95 % interval)", "at 0.5")]
     for name, value in test.metrics.items():
         at_half = f"{test.at_half[name]:.3f}" if name in _AT_HALF else ""
-        rows.append((name, _value(value, test.intervals.get(name)), at_half))
+        rows.append((name, value_text(value, test.intervals.get(name)), at_half))
     return rows
 
 
@@ -109,11 +109,6 @@ def _robustness(stress: StressTest, point: OperatingPoint) -> Section:
 
 def _operating_point(config: ModelConfig, point: OperatingPoint, test: Scores) -> Section:
     low, high = point.interval
-    sensitivity, specificity = test.metrics["sensitivity"], test.metrics["specificity"]
-    rows = [("prevalence", "positive predictive value", "negative predictive value")]
-    for prevalence in _PREVALENCES:
-        positive, negative = predictive_values(sensitivity, specificity, prevalence)
-        rows.append((f"{prevalence:.0%}", f"{positive:.3f}", f"{negative:.3f}"))
     return Section(
         "Operating point and calibration",
         f"An image is called positive from a probability of {point.threshold:g} on. The rule "
@@ -122,7 +117,7 @@ def _operating_point(config: ModelConfig, point: OperatingPoint, test: Scores) -
         f"{config.temperature:.3f}.\n\n"
         "Predictive values follow from the test sensitivity and specificity, and from how many of "
         "those examined are ill:",
-        rows,
+        predictive_table(test),
         figures=("reliability_validation", "roc_validation"),
     )
 
@@ -146,7 +141,18 @@ def _training(run_id: str, candidate: Candidate) -> Section:
     )
 
 
-def _value(value: float, interval: tuple[float, float] | None) -> str:
+def predictive_table(scores: Scores) -> Table:
+    """Predictive values at some prevalences, from sensitivity and specificity."""
+    sensitivity, specificity = scores.metrics["sensitivity"], scores.metrics["specificity"]
+    rows = [("prevalence", "positive predictive value", "negative predictive value")]
+    for prevalence in _PREVALENCES:
+        positive, negative = predictive_values(sensitivity, specificity, prevalence)
+        rows.append((f"{prevalence:.0%}", f"{positive:.3f}", f"{negative:.3f}"))
+    return rows
+
+
+def value_text(value: float, interval: tuple[float, float] | None) -> str:
+    """A metric with its interval, if it has one."""
     return f"{value:.3f}" + (f" ({interval[0]:.3f}–{interval[1]:.3f})" if interval else "")
 
 

@@ -112,9 +112,8 @@ def log_operating_point(
         point = choose_operating_point(rule, stress.truth, stress.stacked(), stress.patients)
     else:
         point = choose_operating_point(rule, truth, calibrated[np.newaxis], measured.patients)
-    diagram = reliability_diagram(
-        truth, measured.clean, calibrated, title=title, temperature=temperature
-    )
+    names = ("as the network gives them", f"at temperature {temperature:.2f}")
+    diagram = reliability_diagram(truth, measured.clean, calibrated, names, title=title)
     run.log_figure(diagram, "reliability_validation")
     _log_stress(run, stress, point.threshold, title)
     run.log_metrics(

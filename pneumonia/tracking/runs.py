@@ -21,6 +21,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_LOGGED_ARTIFACTS
 
 from pneumonia.data.dataset import DataSet
+from pneumonia.data.image_roles import roles_as_csv
 from pneumonia.errors import TrackingError
 from pneumonia.processes import this_process
 from pneumonia.tracking.local_state import LocalState
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure  # slow, and predict draws nothing
 
 CHECKPOINT = "checkpoints/best.pt"
+IMAGES = "images.csv"
 
 
 class Run:
@@ -111,7 +113,8 @@ class Run:
 
     def log_text(self, text: str, path: str) -> None:
         """Log a text file."""
-        self.log_file(path, text.encode("utf-8"))
+        # A file name need not be UTF-8, but an artifact must be readable as text.
+        self.log_file(path, text.encode("utf-8", "backslashreplace"))
 
     def log_file(self, path: str, content: bytes) -> None:
         """Log a file under a path of the run's artifacts."""
@@ -164,13 +167,14 @@ class Run:
         self.outbox.ask(lambda: get_artifact_repository(uri).delete_artifacts("checkpoints"))
 
     def log_data_set(self, data: DataSet) -> None:
-        """Log each role's images as a dataset input with its digest, and the counts."""
+        """Log each role's images as a dataset input with its digest, their list, and the counts."""
         self.log_images(data.name, data.root, {role: data.role_digest(role) for role in data.roles})
         # Not under data/: where MLflow keeps parameters as files, ``data`` is one itself.
         counts = {f"dataset/{_key(key)}": value for key, value in data.counts().items()}
         self.log_parameters({**counts, "dataset/digest": data.digest})
         self.tag({"data.digest": data.digest})
         self.log_text(data.report(), "data.txt")
+        self.log_text(roles_as_csv(data.roles, data.root), IMAGES)
 
     def log_images(self, name: str, root: Path, digests: Mapping[str, str]) -> None:
         """Log the images of a data set as dataset inputs, by role with their digest."""

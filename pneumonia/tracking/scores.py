@@ -109,10 +109,7 @@ def log_scores(
         run.log_metrics({f"{role}/{key}_at_0.5": at_half[key] for key in _OF_THRESHOLD})
         _log_coverage(run, config, truth, probability, role)
         groups = _log_subgroups(run, table, images, role, title)
-        for end, suffix in enumerate(("low", "high")):
-            run.log_metrics(
-                {f"{role}/{key}_{suffix}": ends[end] for key, ends in intervals.items()}
-            )
+        log_intervals(run, role, intervals)
         shown = _examples(images, probability, names, threshold, count=16)
         run.log_figure(prediction_gallery(shown, title=title), "gallery")
         explained = _examples(images, probability, names, threshold, count=8)
@@ -121,6 +118,12 @@ def log_scores(
         run.log_figure(explanation_gallery(maps, title=f"Grad-CAM, {title}"), "grad_cam")
     times_scored = count_scored(run, summary.digest(images.files)) if role == "test" else 0
     return Scores(metrics, intervals, at_half, groups, times_scored)
+
+
+def log_intervals(run: Run, role: str, intervals: Mapping[str, Interval]) -> None:
+    """Log both ends of each metric's interval, as ``test/auc_low`` and ``test/auc_high``."""
+    for end, suffix in enumerate(("low", "high")):
+        run.log_metrics({f"{role}/{key}_{suffix}": ends[end] for key, ends in intervals.items()})
 
 
 def _log_coverage(

@@ -3,11 +3,9 @@
 from dataclasses import replace
 
 from pneumonia.config.data import DataSettings, names
-from pneumonia.data import summary
 from pneumonia.data.cache import Progress
-from pneumonia.data.dataset import find_readable, images_of
-from pneumonia.data.layout import part_folders
-from pneumonia.errors import DataError, UsageError, nearest
+from pneumonia.data.dataset import open_split
+from pneumonia.errors import UsageError
 from pneumonia.evaluation.intervals import bootstrap_intervals
 from pneumonia.evaluation.metrics import classification_metrics
 from pneumonia.evaluation.predictions import Predictions
@@ -18,8 +16,6 @@ from pneumonia.tracking.run_lifecycle import NewRun, parent_run
 from pneumonia.tracking.runs import OnRun, Run
 from pneumonia.tracking.scores import Scores, log_scores
 from pneumonia.tracking.store import choose_experiment
-
-_SPLITS = ("train", "val", "test", "all")
 
 
 def evaluate(
@@ -159,26 +155,15 @@ def evaluate_model(
         DataError: There are no such images.
         UsageError: There is no such split.
     """
-    if split not in _SPLITS:
-        raise UsageError(f"unknown split {split!r}: {nearest(split, _SPLITS)}")
     config, threshold = model.config, model.threshold(threshold)
-    only = None if split == "all" else {split}
-    root, found, cache = find_readable(settings, config.preprocessing, progress, only)
-    files = [image for image in found.images if split in {"all", image.part}]
-    if not files:
-        parts = ", ".join(part_folders(root)) or "none"
-        raise DataError(
-            f"no images in {split!r} of {str(root)!r} (folders with images: {parts}): use --split "
-            "with one of them, or all"
-        )
-    digest = summary.digest(files)
+    opened = open_split(settings, config.preprocessing, split, progress)
+    root, images, digest = opened.root, opened.images, opened.digest
     run.log_parameters({"model_uri": model.uri, "data": str(root), "split": split})
     run.log_parameters({"dataset/digest": digest, "threshold": threshold})
     run.log_images(root.name, root, {split: digest})
     run.tag({"model_uri": model.uri, "model.run_id": model.run_id or "", "data.digest": digest})
-    images = images_of(files, cache)
     # A flat folder has no roles: all of it tests the model.
-    role = "test" if split == "test" or found.parts == {""} else f"{split}_split"
+    role = "test" if split == "test" or opened.flat else f"{split}_split"
     scores = log_scores(
         run, model.network, replace(config, threshold=threshold), images, role, device
     )
@@ -186,7 +171,7 @@ def evaluate_model(
         log_gate_rates(run, model.network, model.gate, images, role, device)
     run.set_description(
         f"{metrics_summary(scores.metrics, scores.intervals)}, at threshold {threshold:g}.\n\n"
-        f"`{model.uri}` on {split} of `{root}` ({len(files):,} images), with 95 % intervals by "
+        f"`{model.uri}` on {split} of `{root}` ({len(images):,} images), with 95 % intervals by "
         "bootstrap over patients.\n"
     )
     return scores

@@ -1,0 +1,91 @@
+"""The model card of a recalibrated model."""
+
+from pneumonia.data.dataset import Split
+from pneumonia.evaluation.document import Section, Table
+from pneumonia.evaluation.recalibration import Recalibration
+from pneumonia.tracking.model_card import predictive_table, value_text
+from pneumonia.tracking.model_files import LoadedModel
+from pneumonia.tracking.scores import Scores
+
+SHOWN = (
+    *("accuracy", "balanced_accuracy", "sensitivity", "specificity", "precision", "npv"),
+    *("brier", "ece", "loss"),
+)
+"""The metrics that recalibration may change; it keeps the order of images, and so their AUC."""
+
+
+def recalibration_card(
+    run_id: str,
+    model: LoadedModel,
+    split: Split,
+    found: Recalibration,
+    before: Scores,
+    after: Scores,
+    *,
+    command: str,
+    warning: str,
+) -> list[Section]:
+    """Say what is known of a recalibrated model, in the order in which a reader asks.
+
+    Args:
+        run_id: The run that recalibrated it.
+        model: The model as it was.
+        split: The images it was recalibrated on.
+        found: The scaling and the threshold.
+        before: The metrics of the model as it was.
+        after: Those of the recalibrated one, cross-fitted.
+        command: The command that did it.
+        warning: What makes the result doubtful; may be empty.
+    """
+    files = split.images.files
+    n_patients = len({file.patient.key for file in files})
+    negative, positive = model.config.class_names
+    n_positive = sum(file.label for file in files)
+    return [
+        Section(
+            "Purpose and limits",
+            f"The network of {model.uri}, whose card says what it is and how it was trained, with "
+            f"probabilities and a threshold for images like those of {split.root.name}, and not "
+            "for others. It is for research and teaching, not a medical device, and not to be used "
+            "for decisions about patients." + (f"\n\nWarning: {warning}." if warning else ""),
+        ),
+        Section(
+            "Before and after",
+            "After: cross-fitted, each image by a scaling and a threshold that were fitted without "
+            "its patient. Intervals are 95 %, by bootstrap over patients. The AUC is "
+            f"{value_text(before.metrics['auc'], before.intervals['auc'])}: recalibration does not "
+            "change it.",
+            _metrics(before, after, model.config.threshold, found.point.threshold),
+            figures=("reliability", "scores"),
+        ),
+        _operating_point(found, after),
+        Section(
+            "Data",
+            f"{len(files):,} images of {n_patients:,} patients: {len(files) - n_positive:,} "
+            f"{negative}, {n_positive:,} {positive}. Digest {split.digest}.",
+        ),
+        Section("Recalibration", f"Run {run_id}.", code=command),
+    ]
+
+
+def _metrics(before: Scores, after: Scores, was: float, now: float) -> Table:
+    rows = [("metric", f"before, at threshold {was:g}", f"after, at about {now:g}")]
+    for name in SHOWN:
+        values = (value_text(s.metrics[name], s.intervals[name]) for s in (before, after))
+        rows.append((name, *values))  # type: ignore[arg-type]  # two values
+    return rows
+
+
+def _operating_point(found: Recalibration, after: Scores) -> Section:
+    low, high = found.point.interval
+    return Section(
+        "Operating point and calibration",
+        f"An image is called positive from a probability of {found.point.threshold:g} on. The rule "
+        f"{found.point.rule!r} chose this threshold; other patients of the same kind would have "
+        f"given {low:.3f} to {high:.3f}. Logits are divided by the temperature "
+        f"{found.scaling.temperature:.3f}, then {found.scaling.intercept:.3f} is added to that of "
+        "the positive class.\n\n"
+        "Predictive values follow from sensitivity and specificity, and from how many of those "
+        "examined are ill:",
+        predictive_table(after),
+    )
