@@ -218,6 +218,9 @@ def test_the_ensemble_of_the_folds_answers_with_their_mean_probability(
     explained = run_cli("explain", "--model-uri", uri, xrays / "test", "--output", "maps")
     assert explained.exit_code in (0, 3), explained.stderr
     assert list((workplace / "maps").glob("*.png"))
+    # Each image of the folds trained all members but one.
+    refused = run_cli("recalibrate", "--model-uri", uri, "--data", xrays)
+    assert "was trained on 59 of these 69 images" in refused.stderr
 
 
 SEARCH = ("--epochs", 1, "--folds", 2, "--study", "night")

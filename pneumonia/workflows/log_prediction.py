@@ -66,7 +66,7 @@ def _log_drift(run: Run, drift: ScoreDrift, model_uri: str) -> None:
         log.warning(
             "the distribution of the probabilities differs from that of the validation images "
             "(population stability index %.2f, bound %.2f): if the prevalence differs, give it by "
-            "--prevalence; else evaluate the model on labelled images of this source",
+            "--prevalence; else recalibrate the model on labelled images of this source",
             index,
             bound,
         )
