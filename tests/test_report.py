@@ -1,5 +1,6 @@
 """The record of a trained model: card, report page, subgroups, and how often it was tested."""
 
+import re
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -12,7 +13,7 @@ from click.testing import Result
 
 from pneumonia.evaluation.document import Section, as_html, as_markdown
 from pneumonia.evaluation.predictions import Predictions
-from pneumonia.evaluation.subgroups import subgroups
+from pneumonia.evaluation.subgroups import groups_of, subgroups
 
 Cli = Callable[..., Result]
 
@@ -93,6 +94,61 @@ def test_a_subgroup_is_measured_on_its_own_images() -> None:
     assert rows["virus", "sensitivity"].value == 0.5
     assert rows["virus", "sensitivity"].interval == (0, 1)
     assert ("virus", "specificity") not in rows
+
+
+def test_columns_make_groups_of_their_values_and_thirds_of_their_numbers() -> None:
+    rng = np.random.default_rng(0)
+    known = [
+        {
+            "sex": "FM"[n % 2] if n < 80 else "",
+            "age": str(n),
+            "note": f"seen by {n}",
+            "ward": "rare" if n < 5 else "A",
+            "device": "one",
+            "missing": "",
+            "nan": rng.choice(["nan", "1"]),
+        }
+        for n in range(90)
+    ]
+    groups = groups_of(known)
+    assert {name: int(members.sum()) for name, members in groups.items() if "nan" not in name} == {
+        "sex F": 40,
+        "sex M": 40,
+        "age 0–29": 30,
+        "age 30–59": 30,
+        "age 60–89": 30,
+        "ward A": 85,
+    }
+    assert groups["age 30–59"][30:60].all()
+
+
+def test_an_image_without_a_number_is_in_no_third() -> None:
+    known = [{"age": "" if n % 3 == 0 else str(n)} for n in range(90)]
+    groups = groups_of(known)
+    assert sum(int(members.sum()) for members in groups.values()) == 60
+    assert not any(members[::3].any() for members in groups.values())
+    assert groups_of([{}, {"age": "nan"}, {"age": ""}]) == {}
+
+
+def test_a_table_of_labels_brings_its_columns_as_subgroups(
+    trained: SimpleNamespace, xrays: Path, tmp_path: Path, run_cli: Cli
+) -> None:
+    files = sorted((xrays / "train").rglob("*.jpeg"))
+    rows = [f"{f.name},{f.parent.name},{'FM'[n % 2]},{n}" for n, f in enumerate(files)]
+    table = tmp_path / "labels.csv"
+    table.write_text("\n".join(["path,label,Sex,Age", *rows]))
+    model = ("--model-uri", "models:/resnet34/1", "--tracking-uri", trained.tracking_uri)
+    data = ("--data", xrays / "train", "--labels", table, "--split", "all")
+    result = run_cli("evaluate", *model, *data, "--experiment-name", "by table")
+    assert result.exit_code == 0, result.stderr
+    client = mlflow.MlflowClient(trained.tracking_uri)
+    experiment = client.get_experiment_by_name("by table")
+    (run,) = client.search_runs([experiment.experiment_id])
+    measured = set(run.data.metrics)
+    assert {f"test/sensitivity_sex {sex}" for sex in "FM"} <= measured
+    thirds = {key for key in measured if re.fullmatch(r"test/sensitivity_age \d+-\d+", key)}
+    assert len(thirds) == 3
+    assert {f"{key}_low" for key in thirds} <= measured
 
 
 @pytest.mark.parametrize("nasty", ["<script>alert(1)</script>", "a | b", "`x`\ny"])

@@ -118,6 +118,13 @@ def test_patients_and_splits_come_from_the_table() -> None:
     assert records == [Record("a.png", 0, "7", "train"), Record("b.png", 1, "8", "Testing")]
 
 
+def test_age_sex_and_view_come_from_the_table_and_all_columns_of_a_plain_one() -> None:
+    assert read(NIH)[0][0].attributes == {"age": "80", "sex": "M", "view": "PA"}
+    assert read(CHEXPERT)[0][0].attributes == {"age": "68", "sex": "Female", "view": "AP"}
+    (record,), _ = read("path,label,Device,ward\na.png,1, Ysio ,\n")
+    assert record.attributes == {"device": "Ysio", "ward": ""}
+
+
 @pytest.mark.parametrize(
     ("text", "finding", "said"),
     [

@@ -3,7 +3,7 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,7 @@ class ImageFile:
         patient: Who it shows.
         digest: Hexadecimal BLAKE2b of its content, or of its path where that cannot be read;
             128 bits.
+        attributes: What a table of labels says of it besides, such as the patient's age.
     """
 
     path: Path
@@ -33,6 +34,7 @@ class ImageFile:
     label: int
     patient: Patient
     digest: str
+    attributes: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 @dataclass(slots=True)

@@ -3,6 +3,7 @@
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 
@@ -74,7 +75,11 @@ def find_listed(
     patients = [tell(record, file) for _, _, file, record in labelled]
     files = [entry[:3] for entry in labelled]
     images = image_files(files, patients, keep_identifiers=keep_identifiers)
-    return Found(images, skipped)
+    described = [
+        replace(image, attributes=record.attributes)
+        for image, (_, _, _, record) in zip(images, labelled, strict=True)
+    ]
+    return Found(described, skipped)
 
 
 def _file_of(name: str, root: Path, by_name: Mapping[str, Sequence[Path]]) -> Path | None:

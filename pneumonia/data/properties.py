@@ -42,6 +42,13 @@ def header_properties(files: Sequence[ImageFile]) -> NDArray[np.float64]:
     return np.array([_header(file) for file in files])
 
 
+def image_sizes(files: Sequence[ImageFile]) -> NDArray[np.float64]:
+    """Megapixels of each image, float64 (n,); NaN where the header does not tell."""
+    header = header_properties(files)
+    sizes: NDArray[np.float64] = header[:, 1] * header[:, 2] / 1e6
+    return sizes
+
+
 def _header(file: ImageFile) -> tuple[float, float, float, float, float]:
     try:
         with Image.open(file.path) as image:

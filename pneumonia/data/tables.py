@@ -5,7 +5,7 @@ import csv
 import io
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pneumonia.errors import DataError, UsageError
 
@@ -21,12 +21,15 @@ class Record:
         label: 0 negative, 1 positive.
         patient: The patient's id; empty where the table has none.
         split: The role that the table gives it; empty where it gives none.
+        attributes: What else the table says of it: in a plain table all other columns, in published
+            ones age, sex and view.
     """
 
     image: str
     label: int
     patient: str = ""
     split: str = ""
+    attributes: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_records(
@@ -101,6 +104,7 @@ def _plain(rows: Sequence[Row], class_names: tuple[str, str], where: str) -> Ite
             meaning[label],
             row.get("patient", "").strip(),
             row.get("split", "").strip(),
+            {name: value.strip() for name, value in row.items() if name not in _PLAIN},
         )
 
 
@@ -112,7 +116,7 @@ def _nih(
         found = {finding.strip().casefold() for finding in row["finding labels"].split("|")}
         label = _label(found, wanted, {"no finding"}, seen, left_out)
         if label is not None:
-            yield Record(row["image index"], label, row["patient id"])
+            yield Record(row["image index"], label, row["patient id"], attributes=_known(row))
 
 
 def _rsna(
@@ -139,11 +143,11 @@ def _chexpert(
         seen |= row.keys() - {"path", "sex", "age", "frontal/lateral", "ap/pa"}
         values = {finding: float(row[finding]) for finding in wanted if row.get(finding, "")}
         if 1 in values.values():
-            yield Record(row["path"], 1)
+            yield Record(row["path"], 1, attributes=_known(row))
         elif -1 in values.values():
             left_out["uncertain"] += 1
         elif 0 in values.values() or row["no finding"] == "1.0":
-            yield Record(row["path"], 0)
+            yield Record(row["path"], 0, attributes=_known(row))
         else:
             left_out["not mentioned"] += 1
 
@@ -182,7 +186,17 @@ def _padchest(
         found = {str(name).strip().casefold() for name in listed if name}
         label = _label(found, wanted, {"normal"}, seen, left_out)
         if label is not None:
-            yield Record(row["imageid"], label, row["patientid"])
+            yield Record(row["imageid"], label, row["patientid"], attributes=_known(row))
+
+
+def _known(row: Row) -> dict[str, str]:
+    """Age, sex and view in a row of a published table."""
+    return {
+        name: row[column].strip()
+        for name, columns in _KNOWN.items()
+        for column in columns
+        if column in row
+    }
 
 
 def _label(
@@ -206,6 +220,16 @@ def _one_label_each(records: Iterable[Record], where: str) -> list[Record]:
             raise DataError(f"{where} calls {record.image!r} both positive and negative")
     return list(kept.values())
 
+
+_PLAIN = {"path", "label", "patient", "split"}
+"""The columns of a plain table that have a meaning of their own."""
+
+_KNOWN = {
+    "age": ("patient age", "age"),
+    "sex": ("patient gender", "sex", "patientsex_dicom"),
+    "view": ("view position", "ap/pa", "projection"),
+}
+"""What published tables call age, sex and view, in lower case."""
 
 _Reader = Callable[[Sequence[Row], set[str], set[str], Counter[str]], Iterator[Record]]
 

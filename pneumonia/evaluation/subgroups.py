@@ -1,6 +1,7 @@
 """Sensitivity and specificity of groups of images, such as those of one pathogen."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,17 @@ from pneumonia.evaluation.intervals import Interval, percentile_interval, resamp
 from pneumonia.evaluation.predictions import Predictions
 
 _RESAMPLES = 1000
+
+_MOST_VALUES = 8
+"""A column of more values is no classification."""
+
+_LEAST_IMAGES = 10
+"""A group of fewer says nothing."""
+
+_MOST_COLUMNS = 10
+"""More make a figure that nobody reads."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +43,51 @@ class Subgroup:
     n_images: int
     value: float
     interval: Interval
+
+
+def groups_of(attributes: Sequence[Mapping[str, str]]) -> dict[str, NDArray[np.bool_]]:
+    """Group images by what is known of each.
+
+    A column of two to eight values makes a group of each value, a column of more numbers thirds,
+    any other column none. Groups of fewer than ten images are left out, and so are columns after
+    the tenth, with a line in the log. An image without a value is in no group of that column.
+
+    Args:
+        attributes: What is known of each image, by column (n); empty where nothing is.
+
+    Returns:
+        Which images belong to it, bool (n,), by name of the group, such as ``sex F``.
+    """
+    found = {}
+    for column in dict.fromkeys(name for known in attributes for name in known):
+        groups = _groups(column, [known.get(column, "") for known in attributes])
+        if large := {n: m for n, m in groups.items() if m.sum() >= _LEAST_IMAGES}:
+            found[column] = large
+    for column in list(found)[_MOST_COLUMNS:]:
+        log.info("no subgroups by %r: there are %d other columns", column, _MOST_COLUMNS)
+        del found[column]
+    return {name: members for groups in found.values() for name, members in groups.items()}
+
+
+def _groups(column: str, values: Sequence[str]) -> dict[str, NDArray[np.bool_]]:
+    distinct = sorted(set(values) - {""})
+    if 2 <= len(distinct) <= _MOST_VALUES:
+        return {f"{column} {value}": np.array([v == value for v in values]) for value in distinct}
+    try:
+        numbers = np.array([float(value) if value else np.nan for value in values])
+    except ValueError:
+        return {}
+    known = numbers[np.isfinite(numbers)]
+    if len(distinct) < 2 or len(known) == 0:
+        return {}
+    third = np.digitize(numbers, np.quantile(known, (1 / 3, 2 / 3)), right=True)
+    groups = {}
+    for n in range(3):
+        members = np.isfinite(numbers) & (third == n)
+        if members.any():
+            low, high = numbers[members].min(), numbers[members].max()
+            groups[f"{column} {low:g}–{high:g}"] = members
+    return groups
 
 
 def subgroups(predictions: Predictions, groups: Mapping[str, NDArray[np.bool_]]) -> list[Subgroup]:

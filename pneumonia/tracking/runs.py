@@ -170,7 +170,7 @@ class Run:
         """Log each role's images as a dataset input with its digest, their list, and the counts."""
         self.log_images(data.name, data.root, {role: data.role_digest(role) for role in data.roles})
         # Not under data/: where MLflow keeps parameters as files, ``data`` is one itself.
-        counts = {f"dataset/{_key(key)}": value for key, value in data.counts().items()}
+        counts = {f"dataset/{mlflow_key(key)}": value for key, value in data.counts().items()}
         self.log_parameters({**counts, "dataset/digest": data.digest})
         self.tag({"data.digest": data.digest})
         self.log_text(data.report(), "data.txt")
@@ -219,7 +219,7 @@ class Run:
 OnRun = Callable[[Run], None]
 
 
-def _key(name: str) -> str:
+def mlflow_key(name: str) -> str:
     """A name as MLflow takes it for a key; what it does not take is given in hexadecimal."""
     return re.sub(r"[^/\w.\- ]", lambda match: f"x{ord(match[0]):02x}", name)
 

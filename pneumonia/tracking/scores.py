@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from pneumonia.data import summary
 from pneumonia.data.dataset import Images
+from pneumonia.data.properties import image_sizes
 from pneumonia.evaluation.conformal import possible_classes
 from pneumonia.evaluation.decide import decide
 from pneumonia.evaluation.figures import confusion_matrices, roc_and_precision_recall
@@ -24,10 +25,10 @@ from pneumonia.evaluation.metrics import classification_metrics
 from pneumonia.evaluation.predict import predict_probabilities
 from pneumonia.evaluation.predictions import COLUMNS, Predictions, predictions_of
 from pneumonia.evaluation.score_figure import score_histogram
-from pneumonia.evaluation.subgroups import Subgroup, forest_plot, subgroups
+from pneumonia.evaluation.subgroups import Subgroup, forest_plot, groups_of, subgroups
 from pneumonia.tracking.lookup import count_scored
 from pneumonia.tracking.model_files import ModelConfig
-from pneumonia.tracking.runs import Run
+from pneumonia.tracking.runs import Run, mlflow_key
 from pneumonia.training.device import choose_engine, out_of_memory_as_error
 
 _COVERAGE = 0.95
@@ -42,7 +43,8 @@ class Scores:
         metrics: As ``classification_metrics`` gives them, at the model's threshold.
         intervals: Their 95 % intervals by bootstrap over patients; none of validation images.
         at_half: The metrics at a threshold of 0.5.
-        subgroups: Sensitivity and specificity of all images and of each pathogen.
+        subgroups: Sensitivity and specificity of all images, of each pathogen, and of groups by
+            image size and by what a table of labels says.
         times_scored: How many runs of the tracking store scored these test images, this one
             included; 0 for images of another role.
     """
@@ -148,12 +150,17 @@ def _log_subgroups(
 ) -> list[Subgroup]:
     pathogens = np.array([image.patient.pathogen or "" for image in images.files])
     groups = {str(name): pathogens == name for name in np.unique(pathogens) if name}
-    rows = subgroups(table, groups)
+    megapixels = image_sizes(images.files)
+    known = [
+        {**file.attributes, "megapixels": f"{size:.2f}" if np.isfinite(size) else ""}
+        for file, size in zip(images.files, megapixels.tolist(), strict=True)
+    ]
+    rows = subgroups(table, groups | groups_of(known))
     run.log_figure(forest_plot(rows, title=title), f"subgroups_{role}")
     for row in rows:
         if row.name != "all":
             low, high = row.interval
-            key = f"{role}/{row.metric}_{row.name}"
+            key = mlflow_key(f"{role}/{row.metric}_{row.name.replace('–', '-')}")
             run.log_metrics({key: row.value, f"{key}_low": low, f"{key}_high": high})
     return rows
 
