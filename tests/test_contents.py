@@ -102,14 +102,25 @@ def test_without_a_usable_store_files_are_read(
         assert sorted(set(read)) == files
 
 
-def test_a_patient_of_a_dicom_file_is_not_stored(
-    cache: Path, tmp_path: Path, read: list[Path]
+@pytest.mark.parametrize(
+    ("age", "years"), [("058Y", "58"), ("006M", "0.5"), ("010D", "0.0274"), ("58", ""), ("", "")]
+)
+def test_what_a_dicom_header_says_of_a_patient_is_read_and_not_stored(
+    age: str,
+    years: str,
+    cache: Path,
+    tmp_path: Path,
+    read: list[Path],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pydicom = pytest.importorskip("pydicom", reason="needs the extra dicom")
     from pydicom.dataset import FileMetaDataset
 
     data_set = pydicom.Dataset()
     data_set.PatientID = "MRN-4711"
+    # As hospitals write them, and not as the standard says.
+    monkeypatch.setattr(pydicom.config.settings, "writing_validation_mode", pydicom.config.IGNORE)
+    data_set.PatientAge, data_set.PatientSex, data_set.ViewPosition = age, "F", ""
     data_set.file_meta = FileMetaDataset()
     data_set.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
     file = tmp_path / "scan.dcm"
@@ -120,6 +131,7 @@ def test_a_patient_of_a_dicom_file_is_not_stored(
         read.clear()
         (content,) = read_contents([file])
         assert content.patient == "MRN-4711"
+        assert content.attributes == {"sex": "F"} | ({"age": years} if years else {})
         assert read == [file]
     stored = cache / "digests.sqlite"
     assert not stored.exists() or b"4711" not in stored.read_bytes()

@@ -1,4 +1,4 @@
-"""What image files hold: a digest, and the patient that a DICOM file names.
+"""What image files hold: a digest, and what the header of a DICOM file says.
 
 Files that have not changed since they were read are not read again. A file is known by its path,
 device, inode, size, and the times of its last change. Programs can set the modification time, but
@@ -14,12 +14,13 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pneumonia.cores import available_cores
 from pneumonia.data.cache import default_folder
-from pneumonia.data.dicom import dicom_patient, is_dicom
+from pneumonia.data.dicom import is_dicom
+from pneumonia.data.dicom_header import read_header
 
 log = logging.getLogger(__name__)
 
@@ -38,16 +39,18 @@ class Content:
         digest: Hexadecimal BLAKE2b of its content, or of its path where it could not be read, which
             decoding then reports; 128 bits.
         patient: The PatientID of a DICOM file, or empty.
+        attributes: What else its header says, such as the patient's age.
         read: Whether it could be read.
     """
 
     digest: str
     patient: str = ""
+    attributes: Mapping[str, str] = field(default_factory=dict)
     read: bool = True
 
 
 def read_contents(files: Sequence[Path]) -> list[Content]:
-    """Read those of the files that are new or changed, and those that name a patient."""
+    """Read those of the files that are new or changed, and those whose headers say something."""
     folder = default_folder()
     keys = [_key(file) for file in files]
     known = _known_digests(folder, filter(None, keys))
@@ -56,7 +59,7 @@ def read_contents(files: Sequence[Path]) -> list[Content]:
         read = dict(zip(unknown, threads.map(_read, (files[p] for p in unknown)), strict=True))
     new = {}
     for place, content in read.items():
-        if keys[place] and content.read and not content.patient:
+        if keys[place] and content.read and not (content.patient or content.attributes):
             new[keys[place]] = content.digest
     _keep_digests(folder, new)
     return [read.get(place) or Content(known[key]) for place, key in enumerate(keys)]
@@ -69,7 +72,7 @@ def _read(file: Path) -> Content:
         of_path = hashlib.blake2b(os.fsencode(file), digest_size=16)
         return Content(of_path.hexdigest(), read=False)
     digest = hashlib.blake2b(content, digest_size=16).hexdigest()
-    return Content(digest, dicom_patient(content) if is_dicom(content) else "")
+    return Content(digest, *read_header(content)) if is_dicom(content) else Content(digest)
 
 
 def _key(file: Path) -> bytes:

@@ -94,7 +94,7 @@ def decode_dicom(encoded: bytes) -> Image.Image:
     if written_here(encoded[:512]):
         raise UnreadableImageError("a result of this package, no radiograph")
     try:
-        _check_inflated(encoded)
+        check_inflated(encoded)
         dataset = pydicom.dcmread(io.BytesIO(encoded), force=True)
         _check_dataset(dataset)
         return Image.fromarray(_grey_levels(dataset))
@@ -105,24 +105,7 @@ def decode_dicom(encoded: bytes) -> Image.Image:
         raise UnreadableImageError(f"damaged DICOM file ({type(error).__name__})") from None
 
 
-def dicom_patient(encoded: bytes) -> str:
-    """The PatientID of a DICOM file; empty where it has none or pydicom is not installed."""
-    try:
-        import pydicom
-    except ImportError:
-        return ""
-    pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
-    try:
-        _check_inflated(encoded)
-        header = pydicom.dcmread(
-            io.BytesIO(encoded), force=True, stop_before_pixels=True, specific_tags=["PatientID"]
-        )
-        return str(header.get("PatientID") or "").strip()
-    except Exception:  # noqa: BLE001 - decoding meets the same damage, and reports it
-        return ""
-
-
-def _check_inflated(encoded: bytes) -> None:
+def check_inflated(encoded: bytes) -> None:
     """Refuse a deflated file that unpacks to more than any image has."""
     if encoded[128:132] != b"DICM" or _DEFLATED not in encoded[:2048]:
         return

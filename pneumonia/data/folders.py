@@ -26,7 +26,8 @@ class ImageFile:
         patient: Who it shows.
         digest: Hexadecimal BLAKE2b of its content, or of its path where that cannot be read;
             128 bits.
-        attributes: What a table of labels says of it besides, such as the patient's age.
+        attributes: What else a table of labels or a DICOM header says of it, such as the patient's
+            age.
     """
 
     path: Path
@@ -113,7 +114,14 @@ def image_files(
     own_patient = partial(_own_patient, keep=keep_identifiers)
     contents = read_contents([file for _, _, file in labelled])
     return [
-        ImageFile(file, part, label, patient or own_patient(file, content.patient), content.digest)
+        ImageFile(
+            file,
+            part,
+            label,
+            patient or own_patient(file, content.patient),
+            content.digest,
+            content.attributes,
+        )
         for (part, label, file), patient, content in zip(labelled, patients, contents, strict=True)
     ]
 

@@ -76,7 +76,7 @@ def find_listed(
     files = [entry[:3] for entry in labelled]
     images = image_files(files, patients, keep_identifiers=keep_identifiers)
     described = [
-        replace(image, attributes=record.attributes)
+        replace(image, attributes={**image.attributes, **record.attributes})
         for image, (_, _, _, record) in zip(images, labelled, strict=True)
     ]
     return Found(described, skipped)
