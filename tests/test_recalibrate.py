@@ -124,6 +124,10 @@ def test_a_new_version_has_the_same_network_and_other_probabilities(
     assert "not for others" in version.description
     run = client.get_run(version.run_id)
     assert run.data.metrics["after/brier"] == after["brier"]
+    assert (
+        f"**After**, cross-fitted: accuracy {after['accuracy']:.3f}"
+        in run.data.tags["mlflow.note.content"]
+    )
     low, high = (run.data.metrics[f"after/brier_{end}"] for end in ("low", "high"))
     assert low <= after["brier"] <= high
     artifacts = {item.path for item in client.list_artifacts(version.run_id)}

@@ -22,6 +22,7 @@ from pneumonia.tracking.recalibration import (
     recalibrated_config,
 )
 from pneumonia.tracking.recalibration_card import recalibration_card
+from pneumonia.tracking.results import metrics_summary
 from pneumonia.tracking.run_lifecycle import NewRun, parent_run
 from pneumonia.tracking.runs import IMAGES, OnRun, Run
 from pneumonia.tracking.store import choose_experiment
@@ -140,6 +141,12 @@ def recalibrate(
             validation=after.metrics,
             synthetic=data == DEMO,
             register_model=register,
+        )
+        run.set_description(
+            f"Before: {metrics_summary(before.metrics, before.intervals)}.\n\n"
+            f"**After**, cross-fitted: {metrics_summary(after.metrics, after.intervals)}.\n\n"
+            f"`{model.uri}` recalibrated on {split} of `{opened.root}` ({len(opened.images):,} "
+            f"images): `{uri}` ({verdict}).\n" + (f"\n**Warning**: {warning}.\n" if warning else "")
         )
     return RecalibrationResult(
         before,
