@@ -31,6 +31,7 @@ from pneumonia.tracking.models import log_model
 from pneumonia.tracking.registry import register
 from pneumonia.tracking.run_lifecycle import NewRun, parent_run
 from pneumonia.tracking.store import connect
+from pneumonia.tracking.trained_on import find_known_images
 
 Cli = Callable[..., Result]
 
@@ -182,6 +183,21 @@ def test_images_that_trained_the_model_are_refused(
     result = run_cli("recalibrate", *where, "--data", tmp_path / "copied")
     assert result.exit_code == 1
     assert "was trained on 46 of these 55" in result.stderr
+
+
+def test_images_that_tested_the_model_are_known(trained: SimpleNamespace, xrays: Path) -> None:
+    connect(trained.tracking_uri)
+    model = load_model("models:/resnet34/1")
+    settings = DataSettings(data=str(xrays))
+    found = {}
+    for split in ("train", "val", "test"):
+        images = open_split(settings, model.config.preprocessing, split).images
+        known = find_known_images(model, images)
+        found[split] = (len(images), known.n_training, known.n_test)
+    n_train, n_validation = found["train"][0], found["val"][0]
+    assert sum(of_training for _, of_training, _ in found.values()) == 50
+    assert n_train + n_validation == 59
+    assert found["test"] == (10, 0, 10)
 
 
 def test_other_classes_than_the_models_are_no_images_to_calibrate_by(

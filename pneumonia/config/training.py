@@ -30,6 +30,30 @@ def least_share(rule: str) -> tuple[str, float] | None:
     return (match[1], float(match[2])) if match else None
 
 
+def check_threshold_rule(rule: str, named: tuple[str, ...] = THRESHOLD_RULES) -> str:
+    """Check a rule that chooses the operating point, and return it.
+
+    Args:
+        rule: What was asked for.
+        named: The rules without a number that are taken.
+
+    Raises:
+        UsageError: It is no rule.
+    """
+    if rule in named or least_share(rule):
+        return rule
+    try:
+        known = 0 <= float(rule) <= 1
+    except ValueError:
+        known = False
+    if not known:
+        raise UsageError(
+            f"threshold = {rule!r}: give {', '.join(named)}, "
+            "sensitivity>=0.95, specificity>=0.9, or a probability from 0 to 1"
+        )
+    return rule
+
+
 def is_better(metric: str, value: float, best: float | None) -> bool:
     """Whether a value of a metric beats the best so far; a NaN never does, and loses to any number.
 
@@ -156,19 +180,7 @@ class TrainingSettings(Settings):
     @field_validator("threshold", mode="before")
     @classmethod
     def _known_rule(cls, threshold: Any) -> str:
-        rule = str(threshold)  # a file may hold a number
-        if rule in THRESHOLD_RULES or least_share(rule):
-            return rule
-        try:
-            known = 0 <= float(rule) <= 1
-        except ValueError:
-            known = False
-        if not known:
-            raise UsageError(
-                f"threshold = {rule!r}: give {', '.join(THRESHOLD_RULES)}, "
-                "sensitivity>=0.95, specificity>=0.9, or a probability from 0 to 1"
-            )
-        return rule
+        return check_threshold_rule(str(threshold))  # a file may hold a number
 
     @property
     def higher_is_better(self) -> bool:

@@ -4,16 +4,17 @@ import shlex
 from collections.abc import Iterator
 
 from pneumonia.config.data import DEMO, DataSettings
-from pneumonia.config.training import TrainingSettings
+from pneumonia.config.training import check_threshold_rule
 from pneumonia.data.cache import Progress
 from pneumonia.data.dataset import Images, Split, open_split
 from pneumonia.data.summary import unknown_patients
-from pneumonia.errors import DataError, UsageError
+from pneumonia.errors import DataError
 from pneumonia.evaluation.arrays import Probabilities
 from pneumonia.evaluation.calibration import scaled
 from pneumonia.evaluation.predict import predict_probabilities
 from pneumonia.evaluation.recalibration import recalibrate as fit
 from pneumonia.tracking.input_gate import log_gate_rates
+from pneumonia.tracking.lookup import count_scored
 from pneumonia.tracking.model_files import LoadedModel
 from pneumonia.tracking.recalibration import (
     RecalibrationResult,
@@ -29,6 +30,9 @@ from pneumonia.tracking.store import choose_experiment
 from pneumonia.tracking.trained_on import KIND_TAG, KnownImages, find_known_images
 from pneumonia.training.device import choose_engine, out_of_memory_as_error
 from pneumonia.workflows.evaluate import class_folders_of
+
+_RULES = ("youden", "accuracy")
+"""The rule ``stress`` is for sources that are not known yet."""
 
 _MANY_REJECTED = 0.1
 
@@ -79,12 +83,7 @@ def recalibrate(
         DeviceError: The device is out of memory.
         UsageError: There is no such split or rule, or the classes are not those of the model.
     """
-    rule = TrainingSettings(threshold=threshold).threshold
-    if rule == "stress":
-        raise UsageError(
-            "threshold = 'stress': it is for sources that are not known yet; give youden, "
-            "accuracy, sensitivity>=0.95, specificity>=0.9, or a probability from 0 to 1"
-        )
+    rule = check_threshold_rule(threshold, _RULES)
     settings = DataSettings(
         data=data,
         classes=",".join(class_folders_of(classes, model.config.class_names)),
@@ -187,6 +186,8 @@ def _log_input(
     run.log_images(split.root.name, split.root, {"recalibration": split.digest})
     run.tag({"model_uri": model.uri, "model.run_id": model.run_id or ""})
     run.tag({"data.digest": split.digest})
+    if known.n_test:
+        count_scored(run, split.digest)
     if known.table:
         run.log_text(known.table, IMAGES)  # whoever recalibrates this model asks for it
 
