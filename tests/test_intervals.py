@@ -103,6 +103,18 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
     assert 0.90 <= inside / 200 <= 0.99
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_every_value_lies_in_its_interval(seed: int) -> None:
+    """Of well calibrated probabilities too, to whose error every resample adds."""
+    rng = np.random.default_rng(seed)
+    probability = np.sort(rng.beta(0.4, 0.4, 180))
+    truth = np.diff(np.floor(probability.cumsum()), prepend=0).astype(np.int64)
+    patients = [str(n // 2) for n in range(180)]
+    values = classification_metrics(truth, probability)
+    for name, (low, high) in bootstrap_intervals(truth, probability, patients).items():
+        assert low <= values[name] <= high, name
+
+
 def test_delong_is_that_of_a_published_package() -> None:
     """Variance and test agree with MLstatkit, which is installed for the tests."""
     mlstatkit = pytest.importorskip("MLstatkit", reason="MLstatkit is not installed")
