@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy.stats import binomtest
 from sklearn import metrics as sk
 
 from pneumonia.evaluation.intervals import (
@@ -113,6 +114,19 @@ def test_every_value_lies_in_its_interval(seed: int) -> None:
     values = classification_metrics(truth, probability)
     for name, (low, high) in bootstrap_intervals(truth, probability, patients).items():
         assert low <= values[name] <= high, name
+
+
+def test_a_share_without_exception_is_not_certain() -> None:
+    """Of eight patients who are all called right, as in a test set of 16 images."""
+    truth = np.repeat([0, 1], [8, 16]).astype(np.int64)
+    patients = [str(n) for n in range(8)] + [f"ill {n // 2}" for n in range(16)]
+    found = bootstrap_intervals(truth, truth * 0.9, patients)
+    exact = binomtest(8, 8).proportion_ci(method="exact")
+    for name in ("sensitivity", "specificity", "precision", "npv"):
+        assert found[name] == pytest.approx((exact.low, exact.high)), name
+    assert found["accuracy"][0] == pytest.approx(binomtest(16, 16).proportion_ci().low)
+    none = bootstrap_intervals(truth, 1.0 - truth, patients)
+    assert none["sensitivity"] == pytest.approx((0, 1 - exact.low))
 
 
 def test_delong_is_that_of_a_published_package() -> None:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from scipy.stats import norm, rankdata
 
 from pneumonia.evaluation.arrays import Labels, Probabilities, Threshold
+from pneumonia.evaluation.decide import decide
 from pneumonia.evaluation.metrics import weighted_metrics
 
 Interval = tuple[float, float]
@@ -31,7 +32,8 @@ def bootstrap_intervals(
     Patients are drawn, not images: images of one patient resemble each other, and drawing them one
     by one would make the intervals too narrow. The expected calibration error of a sample is larger
     than that of what it was drawn from (Kumar et al. 2019), so its interval is centred on the
-    value.
+    value. A share of 0 or 1 is the same in every resample: its interval is that of Clopper &
+    Pearson (1934) for as many patients.
 
     Args:
         truth: 0 negative, 1 positive, int (n,).
@@ -54,7 +56,39 @@ def bootstrap_intervals(
     # Drawing images twice adds to the error of every bin: the draws are moved back by their bias.
     centred = resampled["ece"] - resampled["ece"].mean() + calibration_error
     resampled["ece"] = np.maximum(centred, 0)
-    return {name: percentile_interval(values) for name, values in resampled.items()}
+    intervals = {name: percentile_interval(values) for name, values in resampled.items()}
+    return intervals | _of_shares_without_exception(truth, probability, patients, threshold)
+
+
+def certain_share_interval(value: float, n_patients: int) -> Interval:
+    """95 % interval of a share of 0 or 1, from which no resample differs (Clopper & Pearson 1934).
+
+    Args:
+        value: The share, 0 or 1.
+        n_patients: Of how many.
+    """
+    low = float(0.025 ** (1 / n_patients))
+    return (low, 1.0) if value == 1 else (0.0, 1 - low)
+
+
+def _of_shares_without_exception(
+    truth: Labels, probability: Probabilities, patients: Sequence[str], threshold: Threshold
+) -> dict[str, Interval]:
+    """The intervals of the metrics that are shares, where all images or none are right."""
+    called, patient = decide(probability, threshold), np.asarray(patients)
+    right = called == truth
+    members = {
+        "accuracy": np.ones(len(truth), dtype=bool),
+        "sensitivity": truth == 1,
+        "specificity": truth == 0,
+        "precision": called == 1,
+        "npv": called == 0,
+    }
+    return {
+        name: certain_share_interval(float(right[here].mean()), len(np.unique(patient[here])))
+        for name, here in members.items()
+        if here.any() and right[here].all() == right[here].any()
+    }
 
 
 def resampled_weights(

@@ -3,13 +3,19 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from textwrap import shorten
 
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from pneumonia.evaluation.figures import BLUE, GREY, SMALL_SIZE, blank_figure, plain, tidy
-from pneumonia.evaluation.intervals import Interval, percentile_interval, resampled_weights
+from pneumonia.evaluation.intervals import (
+    Interval,
+    certain_share_interval,
+    percentile_interval,
+    resampled_weights,
+)
 from pneumonia.evaluation.predictions import Predictions
 
 _RESAMPLES = 1000
@@ -35,7 +41,8 @@ class Subgroup:
         metric: ``sensitivity`` or ``specificity``.
         n_images: Images of the class that the metric is about.
         value: The metric, 0–1.
-        interval: Its 95 % interval, by bootstrap over patients.
+        interval: Its 95 % interval, by bootstrap over patients, or as ``certain_share_interval``
+            gives it.
     """
 
     name: str
@@ -86,7 +93,7 @@ def _groups(column: str, values: Sequence[str]) -> dict[str, NDArray[np.bool_]]:
         members = np.isfinite(numbers) & (third == n)
         if members.any():
             low, high = numbers[members].min(), numbers[members].max()
-            groups[f"{column} {low:g}–{high:g}"] = members
+            groups[f"{column} {low:.4g}–{high:.4g}"] = members
     return groups
 
 
@@ -107,13 +114,20 @@ def subgroups(predictions: Predictions, groups: Mapping[str, NDArray[np.bool_]])
                 continue
             right = called[here] == bool(label)
             patients = [predictions.patients[position] for position in here.tolist()]
-            resampled = [
-                (weights @ right) / weights.sum(axis=1)
-                for weights in resampled_weights(patients, _RESAMPLES, seed=0)
-            ]
-            interval = percentile_interval(np.concatenate(resampled))
-            found.append(Subgroup(name, metric, len(here), float(right.mean()), interval))
+            value = float(right.mean())
+            interval = _interval(right, patients)
+            found.append(Subgroup(name, metric, len(here), value, interval))
     return found
+
+
+def _interval(right: NDArray[np.bool_], patients: Sequence[str]) -> Interval:
+    if right.all() == right.any():
+        return certain_share_interval(float(right.mean()), len(set(patients)))
+    resampled = [
+        (weights @ right) / weights.sum(axis=1)
+        for weights in resampled_weights(patients, _RESAMPLES, seed=0)
+    ]
+    return percentile_interval(np.concatenate(resampled))
 
 
 def forest_plot(rows: list[Subgroup], *, title: str) -> Figure:
@@ -132,7 +146,10 @@ def forest_plot(rows: list[Subgroup], *, title: str) -> Figure:
             va="center",
             fontsize=SMALL_SIZE,
         )
-    names = [plain(f"{row.metric}, {row.name} (n = {row.n_images:,})") for row in rows]
+    names = [
+        plain(f"{row.metric}, {shorten(row.name, 40, placeholder='…')} (n = {row.n_images:,})")
+        for row in rows
+    ]
     axes.set_yticks(places, names)
     tidy(axes)
     lowest = min(row.interval[0] for row in rows)
