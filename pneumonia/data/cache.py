@@ -31,7 +31,7 @@ _FORMAT = 3
 _SPARE_BYTES = 256 * 2**20
 
 Progress = Callable[[str, int, int], None]
-"""Told what is being done, such as ``decoding``, and how many images of how many are done."""
+"""Called with what is done, such as ``decoding``, and how many images of how many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ def open_cache(
         files: One file for each digest of content.
         preprocessing: How to decode them.
         folder: Where caches live; ``default_folder()`` by default.
-        progress: Told how many images are decoded.
+        progress: Called with how many images are decoded.
 
     Raises:
         DataError: The disk has too little room, or fills up on the way.

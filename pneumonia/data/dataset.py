@@ -176,7 +176,7 @@ def find_readable(
     Args:
         settings: Which data.
         preprocessing: How to decode it.
-        progress: Told what is done, and how many images of how many.
+        progress: Called with what is done, and how many images of how many.
         only: Which of ``train``, ``val`` and ``test`` to read; by default all.
 
     Returns:
@@ -257,7 +257,7 @@ def open_split(
         settings: Which data.
         preprocessing: How to decode it.
         split: ``train``, ``val``, ``test``, or ``all`` of it, as for a flat data set.
-        progress: Told how many images are decoded.
+        progress: Called with how many images are decoded.
 
     Raises:
         DataError: There are no such images, or some cannot be read.

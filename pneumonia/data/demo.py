@@ -47,7 +47,7 @@ def write_demo_set(
         patients: How many, at least 20; each has 1–4 images.
         size: Side of the images in pixels.
         seed: The same one gives the same bytes.
-        progress: Told after each image how many of how many are drawn.
+        progress: Called after each image with how many of how many are drawn.
 
     Returns:
         Whether it was written now; False where it was there already.

@@ -7,7 +7,7 @@ from scipy.special import expit, logit
 from pneumonia.evaluation.arrays import Labels, Probabilities
 from pneumonia.evaluation.scaling import LogitScaling
 
-_RANGE = (0.05, 20.0)
+TEMPERATURES = (0.05, 20.0)
 """Temperatures that are tried."""
 
 SMALLEST = 1e-12
@@ -46,7 +46,7 @@ def fit_temperature(
         losses = np.logaddexp(0, -signed / np.exp(log_temperature))
         return float((losses * weights).mean())
 
-    bounds = (float(np.log(_RANGE[0])), float(np.log(_RANGE[1])))
+    bounds = (float(np.log(TEMPERATURES[0])), float(np.log(TEMPERATURES[1])))
     found = minimize_scalar(loss, bounds=bounds, method="bounded")
     return float(np.exp(found.x))
 

@@ -11,7 +11,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from pneumonia.errors import CheckError, DataError
 from pneumonia.evaluation.arrays import Labels, Probabilities
-from pneumonia.evaluation.calibration import SMALLEST, scaled
+from pneumonia.evaluation.calibration import SMALLEST, TEMPERATURES, scaled
 from pneumonia.evaluation.intervals import auc_interval
 from pneumonia.evaluation.operating_point import OperatingPoint, choose_operating_point
 from pneumonia.evaluation.scaling import LogitScaling
@@ -20,8 +20,6 @@ N_FOLDS = 5
 
 LEAST_PATIENTS = 10
 """Patients of each class that a fit needs: two a fold."""
-
-_TEMPERATURES = (0.05, 20.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +104,7 @@ def fit_scaling(truth: Labels, probability: Probabilities) -> LogitScaling:
         scaled_logits = slope * logits + intercept
         return float((np.logaddexp(0, scaled_logits) - targets * scaled_logits).mean())
 
-    lowest, highest = _TEMPERATURES
+    lowest, highest = TEMPERATURES
     bounds = [(1 / highest, 1 / lowest), (None, None)]
     slope, intercept = minimize(loss, (1.0, 0.0), bounds=bounds, method="L-BFGS-B").x
     return LogitScaling(1 / float(slope), float(intercept))

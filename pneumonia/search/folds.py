@@ -27,7 +27,7 @@ class Folds:
         data: The data.
         n_folds: Number of folds.
         keep_networks: Whether each fold's run keeps its checkpoint, and each fold its network.
-        progress: Told what is done, and how many images of how many.
+        progress: Called with what is done, and how many images of how many.
 
     Attributes:
         pool: The images of all folds.

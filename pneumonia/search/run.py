@@ -35,7 +35,7 @@ def run_search(
         data: The data.
         jobs: Workers on this machine, of which this process is one; None for as many as make the
             search faster.
-        progress: Told what is done, and how many images of how many.
+        progress: Called with what is done, and how many images of how many.
 
     Returns:
         The result; None where the timeout has passed and other workers continue.

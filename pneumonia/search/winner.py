@@ -56,7 +56,7 @@ def finish(
         queue: The study's trials.
         claims: A queue with one trial. The worker that takes it logs the winner; if it dies,
             another worker takes the trial.
-        progress: Told how many images are decoded.
+        progress: Called with how many images are decoded.
 
     Raises:
         TrainingError: No trial completed.

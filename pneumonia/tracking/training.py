@@ -32,7 +32,7 @@ def train_in_run(
         settings: How to train.
         data: The data set of the images.
         images: The ``train`` and ``validation`` images.
-        progress: Told how many images of an epoch are trained on.
+        progress: Called with how many images of an epoch are trained on.
         ranks: The processes to train with; rank 0 calls this.
         on_epoch: Called with each epoch's metrics once they are logged.
 

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 OnEpoch = Callable[[Epoch], None]
 BeforeStep = Callable[[int, int, int], None]
-"""Told the epoch, and how many of its images are trained on, of how many; may end the training."""
+"""Called with the epoch, and how many images of how many; may end the training."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ def train(
             the last one may be saved but not reported. What it raises ends the training.
         checkpoint: Where the state is kept; with several ranks, where rank 0 says.
         ranks: The processes to train with, joined.
-        progress: Told how many images of an epoch are trained on.
+        progress: Called with how many images of an epoch are trained on.
 
     Raises:
         DeviceError: The device is out of memory.

@@ -90,7 +90,7 @@ def audit(settings: DataSettings, progress: Progress | None = None) -> Audit:
 
     Args:
         settings: The data, as ``train`` takes it.
-        progress: Told what is done, and how many images of how many.
+        progress: Called with what is done, and how many images of how many.
 
     Raises:
         DataError: There is no data set, or images are unreadable and not to be skipped.

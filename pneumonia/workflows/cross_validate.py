@@ -61,7 +61,7 @@ def cross_validate(
             as many as make it faster.
         tracking_uri: MLflow tracking URI; then ``MLFLOW_TRACKING_URI``; then ``./mlflow.db``.
         experiment_name: MLflow experiment to log to, as ``train`` takes it.
-        progress: Told what is done, and how many images of how many.
+        progress: Called with what is done, and how many images of how many.
         on_run: Called with the MLflow run as soon as there is one.
         **settings: Training and data settings by name; the others are the experiment's.
 
@@ -97,7 +97,7 @@ def resume_cross_validation(
         run_id: Its run.
         jobs: Workers on this machine, as ``cross_validate`` takes it.
         tracking_uri: MLflow tracking URI; then the one it was started with.
-        progress: Told what is done, and how many images of how many.
+        progress: Called with what is done, and how many images of how many.
         on_run: Called with the run that continues.
 
     Raises:
@@ -120,7 +120,7 @@ def join_cross_validation(
     Args:
         run_id: Its run.
         tracking_uri: MLflow tracking URI; then the one it was started with.
-        progress: Told what is done, and how many images of how many.
+        progress: Called with what is done, and how many images of how many.
 
     Raises:
         PneumoniaError: It cannot be joined, or training failed.

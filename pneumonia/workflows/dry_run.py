@@ -82,7 +82,7 @@ def dry_run(
         folds: Folds of a cross-validation.
         seeds: Seeds of a training.
         timeout: Seconds after which a search begins no further trial.
-        progress: Told what is done, and how many images of how many.
+        progress: Called with what is done, and how many images of how many.
         **settings: Training and data settings by name; the others are the experiment's.
 
     Raises:

@@ -36,7 +36,7 @@ def ensemble(
         run_ids: Two or more finished trainings; a run of ``train --seeds`` stands for its seeds.
         register: Whether to register the model.
         tracking_uri: MLflow tracking URI, as ``train`` takes it.
-        progress: Told what is done, and how many images of how many.
+        progress: Called with what is done, and how many images of how many.
         on_run: Called with the new run.
 
     Raises:

@@ -50,7 +50,7 @@ def evaluate(
         threshold: Lowest probability called positive, 0–1; the model's own by default.
         device: Where to compute.
         experiment_name: MLflow experiment to log to, as ``train`` takes it.
-        progress: Told what is done, and how many images of how many.
+        progress: Called with what is done, and how many images of how many.
         on_run: Called with the MLflow run as soon as there is one.
 
     Returns:
@@ -146,7 +146,7 @@ def evaluate_model(
         split: ``train``, ``val``, ``test``, or ``all`` of it, as for a flat data set.
         threshold: Least probability called positive; the model's own by default.
         device: Where to compute, in fp32 as ``predict`` does.
-        progress: Told how many images are decoded.
+        progress: Called with how many images are decoded.
 
     Returns:
         Metrics, and their 95 % intervals.

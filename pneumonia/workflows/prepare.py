@@ -37,7 +37,7 @@ def load_data(
 
     Args:
         experiment: What is about to run.
-        progress: Told what is done, and how many images of how many.
+        progress: Called with what is done, and how many images of how many.
         quiet: Whether the process that started the run has logged that already.
         tracked: Whether a run follows.
 

@@ -74,7 +74,7 @@ def recalibrate(
         device: Where to compute, in fp32 as ``predict`` decides.
         register: Whether to make the recalibrated model a new version.
         experiment_name: MLflow experiment to log to, as ``train`` takes it.
-        progress: Told what is done, and how many images of how many.
+        progress: Called with what is done, and how many images of how many.
         on_run: Called with the MLflow run as soon as there is one.
 
     Raises:

@@ -52,7 +52,7 @@ def reproduce(
     Args:
         run_id: A finished training; of a search, name the winner's run.
         tracking_uri: MLflow tracking URI, as ``train`` takes it.
-        progress: Told what is done, and how many images of how many.
+        progress: Called with what is done, and how many images of how many.
         on_run: Called with the new run.
 
     Raises:

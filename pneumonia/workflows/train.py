@@ -57,7 +57,7 @@ def train(
         tracking_uri: MLflow tracking URI; then ``MLFLOW_TRACKING_URI``; then ``./mlflow.db``.
         experiment_name: MLflow experiment to log to; then ``MLFLOW_EXPERIMENT_ID``; then
             ``MLFLOW_EXPERIMENT_NAME``; then ``Default``.
-        progress: Told what is done, and how many images of how many.
+        progress: Called with what is done, and how many images of how many.
         on_run: Called with the MLflow run as soon as there is one.
         **settings: Settings by name, such as ``data``, ``epochs`` and ``trials``: those of
             ``TrainingSettings`` and ``DataSettings``, whose others are the experiment's, and
@@ -128,7 +128,7 @@ def resume_run(
         jobs: Workers of a search on this machine, as ``train`` takes it.
         timeout: Seconds after which a search begins no further trial; else as it was started with.
         tracking_uri: MLflow tracking URI; then the one the run was started with.
-        progress: Told what is done, and how many images of how many.
+        progress: Called with what is done, and how many images of how many.
         on_run: Called with the run that continues.
 
     Returns:

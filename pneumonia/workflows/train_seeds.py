@@ -65,7 +65,7 @@ def train_seeds(
             as many as make it faster.
         tracking_uri: MLflow tracking URI, as ``train`` takes it.
         experiment_name: MLflow experiment to log to, as ``train`` takes it.
-        progress: Told what is done, and how many images of how many.
+        progress: Called with what is done, and how many images of how many.
         on_run: Called with the parent run, then with each child.
         **settings: Training and data settings by name; the others are the experiment's.
 
@@ -102,7 +102,7 @@ def resume_seeds(
         n_seeds: With how many seeds it was begun.
         jobs: Workers on this machine, as ``train_seeds`` takes it.
         tracking_uri: MLflow tracking URI; then the one it was started with.
-        progress: Told what is done, and how many images of how many.
+        progress: Called with what is done, and how many images of how many.
         on_run: Called with the parent run, then with each child that is trained.
 
     Raises:
@@ -130,7 +130,7 @@ def join_seeds(
         run_id: The parent run.
         n_seeds: With how many seeds it was begun.
         tracking_uri: MLflow tracking URI; then the one it was started with.
-        progress: Told what is done, and how many images of how many.
+        progress: Called with what is done, and how many images of how many.
 
     Raises:
         PneumoniaError: It cannot be joined, or training failed.
