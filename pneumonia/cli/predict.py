@@ -121,11 +121,16 @@ def predict(
     # cores. That predicts a fifth more images a second.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from pneumonia.data.folders import describe_skipped
+    from pneumonia.tracking.http_registry import load_http_model
     from pneumonia.tracking.local_registry import load_local_model
     from pneumonia.workflows.predict import predict_to_file
 
     needs_mlflow = track or spark is not None
-    model = None if needs_mlflow else load_local_model(model_uri, tracking_uri)
+    model = None
+    if not needs_mlflow:
+        model = load_local_model(model_uri, tracking_uri) or load_http_model(
+            model_uri, tracking_uri
+        )
     if model is None:
         from pneumonia.tracking.models import load_model
         from pneumonia.tracking.store import connect

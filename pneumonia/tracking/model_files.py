@@ -18,7 +18,7 @@ from pneumonia.evaluation.scaling import LogitScaling
 from pneumonia.networks.ensemble import member_layers, trained_network
 from pneumonia.networks.registry import NETWORKS
 
-_FILES = ("weights.pt", "config.json", "gate.pt")
+FILES = ("weights.pt", "config.json", "gate.pt")
 
 DIGEST_TAG = "model.sha256"
 """Tag of a logged model and of a version: the digest of the model's files."""
@@ -193,8 +193,8 @@ def read_model(folder: Path, location: ModelLocation) -> LoadedModel:
 
 
 def digest_of(folder: Path) -> str:
-    """Digest of what decides a model's answers, in a folder that holds it: ``_FILES``."""
+    """Digest of what decides a model's answers, in a folder that holds it: ``FILES``."""
     digest = sha256()
-    for name in _FILES:
+    for name in FILES:
         digest.update(sha256((folder / name).read_bytes()).digest())
     return digest.hexdigest()
