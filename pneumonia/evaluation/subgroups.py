@@ -92,8 +92,8 @@ def _groups(column: str, values: Sequence[str]) -> dict[str, NDArray[np.bool_]]:
     for n in range(3):
         members = np.isfinite(numbers) & (third == n)
         if members.any():
-            low, high = numbers[members].min(), numbers[members].max()
-            groups[f"{column} {low:.4g}–{high:.4g}"] = members
+            inside = sorted(np.asarray(values)[members], key=float)
+            groups[f"{column} {inside[0]}–{inside[-1]}"] = members
     return groups
 
 
