@@ -166,6 +166,20 @@ def dead() -> dict[str, str]:
     return tags
 
 
+def copy_store(folder: Path, target: Path) -> None:
+    """Copy a folder with a tracking store, which this process may have open.
+
+    A process that closes any file of an open database drops its locks on it, and another process
+    may then damage the database (https://www.sqlite.org/howtocorrupt.html, 2.2).
+    """
+    shutil.copytree(folder, target, ignore=shutil.ignore_patterns("mlflow.db*"))
+    with (
+        closing(sqlite3.connect(folder / "mlflow.db")) as there,
+        closing(sqlite3.connect(target / "mlflow.db")) as here,
+    ):
+        there.backup(here)
+
+
 def invoke(*arguments: object, input: str | None = None) -> Result:  # noqa: A002 - Click's word
     """Run a command in this process."""
     return CliRunner().invoke(cli, [str(argument) for argument in arguments], input=input)

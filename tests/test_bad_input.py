@@ -23,6 +23,7 @@ from PIL import Image
 
 from pneumonia.data.decode import Preprocessing, decode
 from pneumonia.tracking.moved import update_locations
+from tests.conftest import copy_store
 from tests.faults.commands import Forks, pneumonia, wait_for
 
 Cli = Callable[..., Result]
@@ -34,7 +35,8 @@ TOO_LARGE = ("--batch-size", "4096")
 @pytest.fixture(scope="module")
 def store(trained: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -> str:
     # A copy is quicker to make than a new store.
-    folder = shutil.copytree(trained.folder, tmp_path_factory.mktemp("store") / "copy")
+    folder = tmp_path_factory.mktemp("store") / "copy"
+    copy_store(trained.folder, folder)
     update_locations(folder / "mlflow.db")
     return f"sqlite:///{folder}/mlflow.db"
 

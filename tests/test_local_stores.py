@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pneumonia.errors import UsageError
 from pneumonia.search.storage import local_file
 from pneumonia.tracking.store_uri import chosen_uri, local_database
-from tests.conftest import QUICK, _forget_store
+from tests.conftest import QUICK, _forget_store, copy_store
 
 Cli = Callable[..., Result]
 
@@ -29,7 +29,7 @@ def files_below(folder: Path) -> set[Path]:
 def project(tmp_path: Path, trained: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project folder whose store names its artifacts where they are."""
     folder = tmp_path / "project"
-    shutil.copytree(trained.folder, folder)
+    copy_store(trained.folder, folder)
     with closing(sqlite3.connect(folder / "mlflow.db")) as store, store:
         for table, column in (
             ("experiments", "artifact_location"),
