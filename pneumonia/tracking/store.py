@@ -193,7 +193,7 @@ def create_once(database: Path, create: Callable[[Path], None]) -> None:
                 "upgrade the library with 'pip install -U mlflow optuna', or an older store with "
                 f"'mlflow db upgrade {SQLITE}{database}'"
             ) from None
-        if database.is_file() and not _is_database(database):
+        if "file is not a database" in str(error):  # in the words of sqlite
             raise TrackingError(
                 f"{str(database)!r} is not an sqlite database: move it away, or choose another "
                 "store"
@@ -201,12 +201,6 @@ def create_once(database: Path, create: Callable[[Path], None]) -> None:
         raise TrackingError(
             f"cannot create the store {str(database)!r}: {_first_line(error)}"
         ) from None
-
-
-def _is_database(file: Path) -> bool:
-    """Whether a file begins as https://www.sqlite.org/fileformat.html says, or is empty."""
-    with file.open("rb") as opened:
-        return opened.read(16) in {b"SQLite format 3\0", b""}
 
 
 def _create_mlflow_tables(database: Path) -> None:
