@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 @labelled_images_options(split="all")
 @click.option(
     "--threshold",
-    default="youden",
+    default="0.5",
     show_default=True,
-    help="Rule for the operating point: 'youden', 'accuracy', 'sensitivity>=0.95', "
-    "'specificity>=0.9', or a probability.",
+    help="The operating point: a probability, or a rule: 'youden', 'accuracy', "
+    "'sensitivity>=0.95', 'specificity>=0.9'.",
 )
 @flag("register", default=True, help="Register the recalibrated model as a new version.")
 @tracking_options
@@ -68,12 +68,10 @@ def _print_result(result: "RecalibrationResult") -> None:
             for scores in (result.before, result.after)
         )
         click.echo(f"{key:18} {before:22} {after}")
+    fitted = f"temperature {result.temperature:.3f}, intercept {result.intercept:.3f}"
     low, high = result.threshold_interval
-    print_field(
-        "fitted",
-        f"temperature {result.temperature:.3f}, intercept {result.intercept:.3f}, threshold "
-        f"{result.threshold:g} ({low:.2f}–{high:.2f}) by {result.threshold_rule}",
-    )
+    chosen = f" ({low:.2f}–{high:.2f}) by {result.threshold_rule}" if low < high else ""
+    print_field("fitted", f"{fitted}, threshold {result.threshold:g}{chosen}")
     print_field("model", f"{result.model_uri} ({result.verdict})")
     if result.warning:
         print_field("warning", result.warning)

@@ -33,6 +33,21 @@ class OperatingPoint:
     interval: Interval
 
     @property
+    def chosen(self) -> bool:
+        """Whether a rule chose it, and not a number that was given."""
+        return not _is_number(self.rule)
+
+    def origin(self, images: str) -> str:
+        """How the threshold was chosen on images, such as ``validation images``, in a sentence."""
+        if not self.chosen:
+            return "This threshold was given."
+        low, high = self.interval
+        return (
+            f"The rule {self.rule!r} chose this threshold on {images}; other patients of the same "
+            f"kind would have given {low:.3f} to {high:.3f}."
+        )
+
+    @property
     def warning(self) -> str:
         """That the threshold is uncertain; empty where it is not."""
         low, high = self.interval
@@ -60,7 +75,7 @@ def choose_operating_point(
             changes, over which the rule's figure is averaged, or k = 1 of the images as they are.
         patients: Whom each image shows (n).
     """
-    if rule not in THRESHOLD_RULES and not least_share(rule):
+    if _is_number(rule):
         return OperatingPoint(float(rule), rule, (float(rule), float(rule)))
     whole = np.ones((1, len(truth)))
     (threshold,) = _best_thresholds(rule, truth, probabilities, whole)
@@ -70,6 +85,10 @@ def choose_operating_point(
     ]
     interval = percentile_interval(np.concatenate(resampled))
     return OperatingPoint(float(threshold), rule, interval)
+
+
+def _is_number(rule: str) -> bool:
+    return rule not in THRESHOLD_RULES and not least_share(rule)
 
 
 def _best_thresholds(

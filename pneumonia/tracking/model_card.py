@@ -108,12 +108,10 @@ def _robustness(stress: StressTest, point: OperatingPoint) -> Section:
 
 
 def _operating_point(config: ModelConfig, point: OperatingPoint, test: Scores) -> Section:
-    low, high = point.interval
     return Section(
         "Operating point and calibration",
-        f"An image is called positive from a probability of {point.threshold:g} on. The rule "
-        f"{point.rule!r} chose this threshold on validation images; other patients of the same "
-        f"kind would have given {low:.3f} to {high:.3f}. Logits are divided by the temperature "
+        f"An image is called positive from a probability of {point.threshold:g} on. "
+        f"{point.origin('validation images')} Logits are divided by the temperature "
         f"{config.temperature:.3f}.\n\n"
         "Predictive values follow from the test sensitivity and specificity, and from how many of "
         "those examined are ill:",

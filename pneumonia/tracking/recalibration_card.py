@@ -2,6 +2,7 @@
 
 from pneumonia.data.dataset import Split
 from pneumonia.evaluation.document import Section, Table
+from pneumonia.evaluation.operating_point import OperatingPoint
 from pneumonia.evaluation.recalibration import Recalibration
 from pneumonia.tracking.model_card import predictive_table, value_text
 from pneumonia.tracking.model_files import LoadedModel
@@ -55,7 +56,7 @@ def recalibration_card(
             "its patient. Intervals are 95 %, by bootstrap over patients. The AUC is "
             f"{value_text(before.metrics['auc'], before.intervals['auc'])}: recalibration does not "
             "change it.",
-            _metrics(before, after, model.config.threshold, found.point.threshold),
+            _metrics(before, after, model.config.threshold, found.point),
             figures=("reliability", "scores"),
         ),
         _operating_point(found, after),
@@ -68,8 +69,10 @@ def recalibration_card(
     ]
 
 
-def _metrics(before: Scores, after: Scores, was: float, now: float) -> Table:
-    rows = [("metric", f"before, at threshold {was:g}", f"after, at about {now:g}")]
+def _metrics(before: Scores, after: Scores, was: float, point: OperatingPoint) -> Table:
+    # A rule chooses a threshold for each fold.
+    now = f"about {point.threshold:g}" if point.chosen else f"{point.threshold:g}"
+    rows = [("metric", f"before, at threshold {was:g}", f"after, at {now}")]
     for name in SHOWN:
         values = (value_text(s.metrics[name], s.intervals[name]) for s in (before, after))
         rows.append((name, *values))  # type: ignore[arg-type]  # two values
@@ -77,12 +80,10 @@ def _metrics(before: Scores, after: Scores, was: float, now: float) -> Table:
 
 
 def _operating_point(found: Recalibration, after: Scores) -> Section:
-    low, high = found.point.interval
     return Section(
         "Operating point and calibration",
-        f"An image is called positive from a probability of {found.point.threshold:g} on. The rule "
-        f"{found.point.rule!r} chose this threshold; other patients of the same kind would have "
-        f"given {low:.3f} to {high:.3f}. Logits are divided by the temperature "
+        f"An image is called positive from a probability of {found.point.threshold:g} on. "
+        f"{found.point.origin('these images')} Logits are divided by the temperature "
         f"{found.scaling.temperature:.3f}, then {found.scaling.intercept:.3f} is added to that of "
         "the positive class.\n\n"
         "Predictive values follow from sensitivity and specificity, and from how many of those "

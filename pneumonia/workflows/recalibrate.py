@@ -47,7 +47,7 @@ def recalibrate(
     keep_identifiers: bool = False,
     labels: str = "",
     findings: str = "Pneumonia",
-    threshold: str = "youden",
+    threshold: str = "0.5",
     device: str = "auto",
     register: bool = True,
     experiment_name: str | None = None,
@@ -57,8 +57,9 @@ def recalibrate(
     """Fit a model's probabilities and threshold to labelled images of the source it is used on.
 
     The network stays what it is. A temperature and an intercept are fitted to its logits (Platt
-    scaling), and a threshold is chosen. What they do for new images is estimated by cross-fitting,
-    in five folds by patient. They hold for images of this source, and not for others.
+    scaling). The threshold is the one given, or chosen by a rule. What they do for new images is
+    estimated by cross-fitting, in five folds by patient. They hold for images of this source, and
+    not for others.
 
     Args:
         model: The model, as ``load_model`` returns it.
