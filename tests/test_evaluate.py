@@ -1,5 +1,7 @@
 """``evaluate``: a model on each part of a data set, at any threshold, with the classes by name."""
 
+import csv
+import io
 import math
 import shutil
 from collections.abc import Callable
@@ -88,6 +90,21 @@ def test_other_splits_are_not_even_read(
     failed = run_evaluate("--data", tmp_path / "set", "--split", "train")
     assert failed.exit_code == 1
     assert "junk.jpeg" in failed.stderr
+
+
+def test_a_pattern_finds_the_patients_in_file_names(
+    trained: SimpleNamespace, xrays: Path, tmp_path: Path, run_evaluate: Cli
+) -> None:
+    """The warning that names tell no patient recommends this option."""
+    for number, file in enumerate(sorted((xrays / "train").rglob("*.jpeg"))):
+        target = tmp_path / file.parent.name / f"{number % 4}_{number}.jpeg"
+        target.parent.mkdir(exist_ok=True)
+        shutil.copy(file, target)
+    pattern = "(?P<patient>[0-9]+)_"
+    result = run_evaluate("--data", tmp_path, "--split", "all", "--patient-pattern", pattern)
+    run = run_of(result, trained)
+    text = mlflow.artifacts.load_text(f"{run.info.artifact_uri}/predictions_test.csv")
+    assert {row["patient"] for row in csv.DictReader(io.StringIO(text))} == set("0123")
 
 
 @pytest.mark.parametrize(("threshold", "sensitivity"), [(0, 1.0), (1, 0.0)])

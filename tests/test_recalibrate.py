@@ -104,6 +104,7 @@ def test_a_new_version_has_the_same_network_and_other_probabilities(
     assert result.exit_code == 0, result.stderr
     found = json.loads(result.stdout)
     before, after = found["before"]["metrics"], found["after"]["metrics"]
+    scaling = found["scaling"]
     assert after["brier"] < before["brier"]
     assert after["balanced_accuracy"] > before["balanced_accuracy"]
     assert "version 1 stays champion" in found["verdict"]
@@ -112,17 +113,17 @@ def test_a_new_version_has_the_same_network_and_other_probabilities(
     now = rows_of(run_cli, found["model_uri"], informed, hospital)
     for old, new in zip(was, now, strict=True):
         unscaled = logit(float(old["probability"])) * float(old["temperature"])
-        expected = unscaled / found["temperature"] + found["intercept"]
+        expected = unscaled / scaling["temperature"] + scaling["intercept"]
         assert logit(float(new["probability"])) == pytest.approx(expected, abs=1e-5)
-        label = decide(float(new["probability"]), found["threshold"])
+        label = decide(float(new["probability"]), found["point"]["threshold"])
         assert new["label"] == ("NORMAL", "PNEUMONIA")[label]
-        assert float(new["intercept"]) == found["intercept"]
+        assert float(new["intercept"]) == scaling["intercept"]
 
     connect(informed.tracking_uri)
     client = mlflow.MlflowClient()
     version = client.get_model_version("resnet34", found["model_uri"].rpartition("/")[2])
     assert version.tags["recalibrated_from"] == "models:/resnet34/1"
-    assert "not for others" in version.description
+    assert "not for images of other sources" in version.description
     run = client.get_run(version.run_id)
     assert run.data.metrics["after/brier"] == after["brier"]
     assert (
@@ -132,7 +133,11 @@ def test_a_new_version_has_the_same_network_and_other_probabilities(
     low, high = (run.data.metrics[f"after/brier_{end}"] for end in ("low", "high"))
     assert low <= after["brier"] <= high
     artifacts = {item.path for item in client.list_artifacts(version.run_id)}
-    assert {"report.html", "recalibration.csv"} <= artifacts
+    assert {"report.html", "predictions_recalibration.csv"} <= artifacts
+    again = run_cli(
+        "evaluate", "--predictions", run.info.run_id, "--role", "recalibration", "--json"
+    )
+    assert json.loads(again.stdout)["metrics"] == pytest.approx(after)
 
 
 def test_mlflow_serves_what_predict_says(
@@ -206,7 +211,7 @@ def test_other_classes_than_the_models_are_no_images_to_calibrate_by(
     """Labels that say the opposite are not fitted by a negative slope."""
     result = run_recalibrate("--classes", "NORMAL=PNEUMONIA,PNEUMONIA=NORMAL")
     assert result.exit_code == 3
-    assert "does not tell these images' classes apart" in result.stderr
+    assert "does not separate the classes of these images" in result.stderr
 
 
 @pytest.mark.parametrize("rule", ["stress", "sensitivty>=0.9", "1.5"])
@@ -243,7 +248,7 @@ def test_the_scaling_that_spoilt_probabilities_is_undone(
     assert restored == pytest.approx(as_it_was, abs=5e-3)
 
 
-def test_images_that_are_all_told_apart_get_finite_probabilities() -> None:
+def test_perfectly_separated_classes_get_finite_probabilities() -> None:
     truth = np.repeat([0, 1], 50).astype(np.int64)
     probability = np.where(truth == 1, 1 - 1e-9, 1e-9)
     found = scaled(probability, fit_scaling(truth, probability))

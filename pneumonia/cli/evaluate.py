@@ -1,12 +1,14 @@
 """``pneumonia evaluate``: a model on labelled images, or a table of predictions."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from pneumonia.cli.group import print_json, print_run
 from pneumonia.cli.options import (
     FloatInRange,
+    given,
     json_option,
     labelled_images_options,
     threshold_option,
@@ -44,17 +46,10 @@ def evaluate(
     role: str,
     prevalence: float | None,
     data: str,
-    split: str,
-    classes: str,
-    skip_unreadable: bool,
-    keep_identifiers: bool,
-    labels: str,
-    findings: str,
     threshold: float | None,
-    device: str,
     tracking_uri: str | None,
-    experiment_name: str | None,
     as_json: bool,
+    **options: Any,
 ) -> None:
     """Score a registered model on labelled images, in a run linked to it.
 
@@ -82,15 +77,8 @@ def evaluate(
         scores = run(
             load_model(model_uri),
             data,
-            split=split,
-            classes=classes,
-            skip_unreadable=skip_unreadable,
-            keep_identifiers=keep_identifiers,
-            labels=labels,
-            findings=findings,
             threshold=threshold,
-            device=device,
-            experiment_name=experiment_name,
+            **given(options),
             progress=ProgressBar(),
             on_run=print_run,
         )

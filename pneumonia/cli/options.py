@@ -51,48 +51,21 @@ def labelled_images_options(*, split: str) -> Callable[[Command], Command]:
     Args:
         split: The default of ``--split``.
     """
+    named = ("labels", "findings", "patient_pattern", "skip_unreadable", "keep_identifiers")
 
     def add(command: Command) -> Command:
-        for option in reversed(
-            (
-                click.option(
-                    "--split",
-                    default=split,
-                    show_default=True,
-                    help="Folder to score: train, val, test, or all.",
-                ),
-                click.option(
-                    "--classes",
-                    default="",
-                    help="Class folders, if not named as the model's classes: "
-                    "FOLDER=CLASS,FOLDER=CLASS.",
-                ),
-                flag("skip-unreadable", default=False, help="Leave unreadable images out."),
-                flag(
-                    "keep-identifiers",
-                    default=False,
-                    help="Name patients by their id, not by its hash.",
-                ),
-                click.option(
-                    "--labels", default="", help="CSV table of labels, in place of class folders."
-                ),
-                click.option(
-                    "--findings",
-                    default="Pneumonia",
-                    show_default=True,
-                    help="Findings of a published table that make an image positive, by commas.",
-                ),
-                click.option(
-                    "--device",
-                    type=click.Choice(["auto", "cpu", "cuda", "mps"]),
-                    default="auto",
-                    show_default=True,
-                    help="Device to compute on.",
-                ),
-            )
-        ):
-            command = option(command)
-        return command
+        command = device_option(command)
+        command = _options_of(DataSettings, only=named)(command)
+        command = click.option(
+            "--classes",
+            help="Class folders, if not named as the model's classes: FOLDER=CLASS,FOLDER=CLASS.",
+        )(command)
+        return click.option(
+            "--split",
+            default=split,
+            show_default=True,
+            help="Folder to score: train, val, test, or all.",
+        )(command)
 
     return add
 
@@ -189,11 +162,15 @@ class FloatInRange(click.FloatRange):
 
 
 def _options_of(
-    kind: type[Settings], *, but: tuple[str, ...] = (), with_defaults: bool = False
+    kind: type[Settings],
+    *,
+    but: tuple[str, ...] = (),
+    only: tuple[str, ...] = (),
+    with_defaults: bool = False,
 ) -> Callable[[Command], Command]:
     def add(command: Command) -> Command:
         for name, field in reversed(kind.model_fields.items()):
-            if name not in but:
+            if name not in but and (not only or name in only):
                 default = field.default if with_defaults else None
                 command = _option(name.replace("_", "-"), field, default)(command)
         return command
@@ -221,6 +198,13 @@ threshold_option = click.option(
     "--threshold",
     type=FloatInRange(0, 1),
     help="Lowest probability called positive; the model's own by default.",
+)
+device_option = click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda", "mps"]),
+    default="auto",
+    show_default=True,
+    help="Device to compute on.",
 )
 gate_option = click.option(
     "--gate/--no-gate",

@@ -10,6 +10,7 @@ import click
 
 from pneumonia.cli.options import (
     FloatInRange,
+    device_option,
     gate_option,
     model_uri_option,
     threshold_option,
@@ -42,13 +43,7 @@ from pneumonia.errors import UsageError
     type=click.IntRange(min=1),
     help="Images a forward pass.",
 )
-@click.option(
-    "--device",
-    type=click.Choice(["auto", "cpu", "cuda", "mps"]),
-    default="auto",
-    show_default=True,
-    help="Device to predict on.",
-)
+@device_option
 @click.option(
     "--precision",
     type=click.Choice(["auto", "fp32", "bf16", "fp16"]),

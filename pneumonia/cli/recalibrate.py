@@ -7,6 +7,7 @@ import click
 from pneumonia.cli.group import print_field, print_json, print_next, print_run
 from pneumonia.cli.options import (
     flag,
+    given,
     json_option,
     labelled_images_options,
     model_uri_option,
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from pneumonia.tracking.recalibration import RecalibrationResult
 
 
-@click.command(short_help="Fit a model's probabilities and threshold to another source.")
+@click.command(short_help="Fit a model's probabilities to images of another source.")
 @model_uri_option
 @click.option("--data", required=True, help="Labelled data set folder, new to the model.")
 @labelled_images_options(split="all")
@@ -35,10 +36,10 @@ if TYPE_CHECKING:
 def recalibrate(
     model_uri: str, data: str, tracking_uri: str | None, as_json: bool, **options: Any
 ) -> None:
-    """Fit a model's probabilities and threshold to labelled images of the source it is used on.
+    """Fit a model's probabilities to labelled images of the source where it is used.
 
-    The network stays what it is, so a few hundred images are enough, and no GPU is needed. The
-    metrics after it are cross-fitted: each image's by a fit without its patient.
+    The network does not change, so that some hundred images are enough, and no GPU is needed. The
+    metrics after it are cross-fitted: each image is scored by a fit without its patient.
 
     \b
     pneumonia recalibrate --model-uri models:/resnet34@champion --data our_hospital
@@ -50,7 +51,7 @@ def recalibrate(
 
     connect(tracking_uri)
     model = load_model(model_uri)
-    result = run(model, data, **options, progress=ProgressBar(), on_run=print_run)
+    result = run(model, data, **given(options), progress=ProgressBar(), on_run=print_run)
     if as_json:
         print_json(result.as_json())
     else:
@@ -68,10 +69,14 @@ def _print_result(result: "RecalibrationResult") -> None:
             for scores in (result.before, result.after)
         )
         click.echo(f"{key:18} {before:22} {after}")
-    fitted = f"temperature {result.temperature:.3f}, intercept {result.intercept:.3f}"
-    low, high = result.threshold_interval
-    chosen = f" ({low:.2f}–{high:.2f}) by {result.threshold_rule}" if low < high else ""
-    print_field("fitted", f"{fitted}, threshold {result.threshold:g}{chosen}")
+    scaling, point = result.scaling, result.point
+    low, high = point.interval
+    chosen = f" ({low:.2f}–{high:.2f}) by {point.rule}" if point.chosen else ""
+    print_field(
+        "fitted",
+        f"temperature {scaling.temperature:.3f}, intercept {scaling.intercept:.3f}, threshold "
+        f"{point.threshold:g}{chosen}",
+    )
     print_field("model", f"{result.model_uri} ({result.verdict})")
     if result.warning:
         print_field("warning", result.warning)

@@ -1,6 +1,6 @@
 """What all settings have in common: they are checked, and say in one line what is wrong."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, Self, get_args, get_origin
 
 from annotated_types import Ge, Le
@@ -41,12 +41,17 @@ class Settings(BaseModel):
 
     def options(self) -> list[str]:
         """The settings as options of a command, without those that are empty."""
-        words = []
-        for name, value in self.parameters().items():
-            if str(value) != "":
-                shown = str(value).lower() if isinstance(value, bool) else str(value)
-                words += [f"--{name.replace('_', '-')}", shown]
-        return words
+        return options_of(self.parameters())
+
+
+def options_of(values: Mapping[str, Any]) -> list[str]:
+    """Values by name as options of a command, without those that are empty."""
+    words = []
+    for name, value in values.items():
+        if str(value) != "":
+            shown = str(value).lower() if isinstance(value, bool) else str(value)
+            words += [f"--{name.replace('_', '-')}", shown]
+    return words
 
 
 def choices_of(field: FieldInfo) -> tuple[str, ...]:

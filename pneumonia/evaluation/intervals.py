@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm, rankdata
+from scipy.stats import binomtest, norm, rankdata
 
 from pneumonia.evaluation.arrays import Labels, Probabilities, Threshold
 from pneumonia.evaluation.decide import decide
@@ -53,28 +53,28 @@ def bootstrap_intervals(
     resampled = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
     whole = np.ones((1, len(truth)))
     calibration_error = weighted_metrics(truth, probability, whole, threshold)["ece"][0]
-    # Drawing images twice adds to the error of every bin: the draws are moved back by their bias.
+    # A resample repeats images, which adds to the error of every bin.
     centred = resampled["ece"] - resampled["ece"].mean() + calibration_error
     resampled["ece"] = np.maximum(centred, 0)
     intervals = {name: percentile_interval(values) for name, values in resampled.items()}
-    return intervals | _of_shares_without_exception(truth, probability, patients, threshold)
+    return intervals | _intervals_of_zero_and_one(truth, probability, patients, threshold)
 
 
-def certain_share_interval(value: float, n_patients: int) -> Interval:
-    """95 % interval of a share of 0 or 1, from which no resample differs (Clopper & Pearson 1934).
+def exact_interval(count: int, n_patients: int) -> Interval:
+    """95 % interval of a share, as Clopper & Pearson (1934).
 
     Args:
-        value: The share, 0 or 1.
+        count: For how many patients something is so.
         n_patients: Of how many.
     """
-    low = float(0.025 ** (1 / n_patients))
-    return (low, 1.0) if value == 1 else (0.0, 1 - low)
+    interval = binomtest(count, n_patients).proportion_ci(0.95, method="exact")
+    return float(interval.low), float(interval.high)
 
 
-def _of_shares_without_exception(
+def _intervals_of_zero_and_one(
     truth: Labels, probability: Probabilities, patients: Sequence[str], threshold: Threshold
 ) -> dict[str, Interval]:
-    """The intervals of the metrics that are shares, where all images or none are right."""
+    """The intervals of those metrics that are shares, and are 0 or 1."""
     called, patient = decide(probability, threshold), np.asarray(patients)
     right = called == truth
     members = {
@@ -84,11 +84,12 @@ def _of_shares_without_exception(
         "precision": called == 1,
         "npv": called == 0,
     }
-    return {
-        name: certain_share_interval(float(right[here].mean()), len(np.unique(patient[here])))
-        for name, here in members.items()
-        if here.any() and right[here].all() == right[here].any()
-    }
+    intervals = {}
+    for name, here in members.items():
+        if here.any() and right[here].all() == right[here].any():
+            n_patients = len(np.unique(patient[here]))
+            intervals[name] = exact_interval(n_patients * int(right[here].all()), n_patients)
+    return intervals
 
 
 def resampled_weights(

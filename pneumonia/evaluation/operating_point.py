@@ -37,6 +37,12 @@ class OperatingPoint:
         """Whether a rule chose it, and not a number that was given."""
         return not _is_number(self.rule)
 
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The threshold and its interval, as they are logged."""
+        low, high = self.interval
+        return {"threshold": self.threshold, "threshold_low": low, "threshold_high": high}
+
     def origin(self, images: str) -> str:
         """How the threshold was chosen on images, such as ``validation images``, in a sentence."""
         if not self.chosen:

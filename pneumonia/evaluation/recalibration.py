@@ -53,7 +53,7 @@ def recalibrate(
         rule: How to choose the threshold, as ``choose_operating_point`` takes it.
 
     Raises:
-        CheckError: The probabilities cannot tell the classes apart.
+        CheckError: The probabilities do not separate the classes better than chance.
         DataError: There are too few patients of a class.
     """
     patient = np.asarray(patients)
@@ -67,8 +67,8 @@ def recalibrate(
     low, high = auc_interval(truth, probability)
     if low <= 1 / 2:
         raise CheckError(
-            f"the model does not tell these images' classes apart (AUC {low:.2f} to {high:.2f}): "
-            "check the labels, or train a model on images of this source"
+            f"the model does not separate the classes of these images (AUC {low:.2f} to "
+            f"{high:.2f}): check the labels, or train a model on images of this source"
         )
     fold = np.zeros(len(truth), dtype=np.int64)
     cross_fitted, threshold = np.zeros(len(truth)), np.zeros(len(truth))
@@ -86,9 +86,9 @@ def recalibrate(
 def fit_scaling(truth: Labels, probability: Probabilities) -> LogitScaling:
     """Fit temperature and intercept by logistic regression on the logit, as Platt (1999).
 
-    The regression's targets are (N₊ + 1)/(N₊ + 2) for the N₊ positive images and 1/(N₋ + 2) for the
-    N₋ negative ones, Platt's guard against probabilities of 0 and 1 where all images are told
-    apart.
+    As there, the targets are (N₊ + 1)/(N₊ + 2) for the N₊ positive images and 1/(N₋ + 2) for the N₋
+    negative ones, instead of 1 and 0. Else perfectly separated classes would get probabilities of 0
+    and 1.
 
     Args:
         truth: 0 negative, 1 positive, int (n,), both there.

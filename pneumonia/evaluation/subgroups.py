@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pneumonia.evaluation.figures import BLUE, GREY, SMALL_SIZE, blank_figure, plain, tidy
 from pneumonia.evaluation.intervals import (
     Interval,
-    certain_share_interval,
+    exact_interval,
     percentile_interval,
     resampled_weights,
 )
@@ -41,8 +41,8 @@ class Subgroup:
         metric: ``sensitivity`` or ``specificity``.
         n_images: Images of the class that the metric is about.
         value: The metric, 0–1.
-        interval: Its 95 % interval, by bootstrap over patients, or as ``certain_share_interval``
-            gives it.
+        interval: Its 95 % interval, by bootstrap over patients, or where it is 0 or 1 the exact
+            one.
     """
 
     name: str
@@ -122,7 +122,8 @@ def subgroups(predictions: Predictions, groups: Mapping[str, NDArray[np.bool_]])
 
 def _interval(right: NDArray[np.bool_], patients: Sequence[str]) -> Interval:
     if right.all() == right.any():
-        return certain_share_interval(float(right.mean()), len(set(patients)))
+        n_patients = len(set(patients))
+        return exact_interval(n_patients * int(right.all()), n_patients)
     resampled = [
         (weights @ right) / weights.sum(axis=1)
         for weights in resampled_weights(patients, _RESAMPLES, seed=0)

@@ -17,6 +17,10 @@ from pneumonia.tracking.provenance import git_state, versions
 from pneumonia.tracking.scores import Scores
 
 _PREVALENCES = (0.01, 0.05, 0.1, 0.2, 0.5)
+NOT_A_DEVICE = (
+    "It is for research and teaching, not a medical device, and not to be used for decisions about "
+    "patients."
+)
 _AT_HALF = ("accuracy", "sensitivity", "specificity")
 
 
@@ -74,8 +78,7 @@ def _purpose(config: ModelConfig, data: DataSet, rejected: float, warning: str) 
     return Section(
         "Purpose and limits",
         f"{config.title} tells {negative} from {positive} on frontal chest X-rays, given as "
-        f"images of {config.image_size}×{config.image_size} grey levels. It is for research and "
-        "teaching, not a medical device, and not to be used for decisions about patients."
+        f"images of {config.image_size}×{config.image_size} grey levels. {NOT_A_DEVICE}"
         f"{synthetic if data.is_synthetic else ''}\n\n"
         "It knows these two classes only. Its input gate rejects images that look like no chest "
         f"X-ray, or unlike those it was trained on, and {rejected:.1%} of the test images; what "

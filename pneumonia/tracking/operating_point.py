@@ -116,14 +116,7 @@ def log_operating_point(
     diagram = reliability_diagram(truth, measured.clean, calibrated, names, title=title)
     run.log_figure(diagram, "reliability_validation")
     _log_stress(run, stress, point.threshold, title)
-    run.log_metrics(
-        {
-            "threshold": point.threshold,
-            "threshold_low": point.interval[0],
-            "threshold_high": point.interval[1],
-            "temperature": temperature,
-        }
-    )
+    run.log_metrics({**point.metrics, "temperature": temperature})
     chosen = replace(
         config,
         threshold=point.threshold,

@@ -1,7 +1,5 @@
 """What a recalibration leaves in its run: metrics before and after, figures, the model, a page."""
 
-import csv
-import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -10,12 +8,14 @@ from typing import Any
 from pneumonia.data.dataset import Images, Split
 from pneumonia.evaluation.arrays import Probabilities, Threshold
 from pneumonia.evaluation.conformal import calibration_of
-from pneumonia.evaluation.decide import decide
 from pneumonia.evaluation.document import Section, as_html, as_markdown
-from pneumonia.evaluation.intervals import Interval, bootstrap_intervals
+from pneumonia.evaluation.intervals import bootstrap_intervals
 from pneumonia.evaluation.metrics import classification_metrics
+from pneumonia.evaluation.operating_point import OperatingPoint
+from pneumonia.evaluation.predictions import predictions_of
 from pneumonia.evaluation.recalibration import Recalibration
 from pneumonia.evaluation.reliability_figures import reliability_diagram
+from pneumonia.evaluation.scaling import LogitScaling
 from pneumonia.evaluation.score_figure import score_histogram
 from pneumonia.tracking.model_files import LoadedModel, ModelConfig
 from pneumonia.tracking.model_uris import find_version
@@ -23,6 +23,9 @@ from pneumonia.tracking.models import log_model
 from pneumonia.tracking.registry import register
 from pneumonia.tracking.runs import Run
 from pneumonia.tracking.scores import Scores, log_intervals
+
+ROLE = "recalibration"
+"""What the images are called in the names of metrics and files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +35,8 @@ class RecalibrationResult:
     Attributes:
         before: Of the model as it was.
         after: Of the recalibrated model, cross-fitted: each image by a fit without its patient.
-        temperature: What the logits are divided by.
-        intercept: What is added to the positive class's logit after that.
-        threshold: Lowest probability called positive.
-        threshold_rule: How it was chosen.
-        threshold_interval: Where other patients of the same kind would have put it.
+        scaling: How its logits become probabilities.
+        point: Its threshold.
         rejected: Share of the images that the model's input gate rejects.
         warning: What makes the result doubtful; may be empty.
         model_uri: The registered version's URI, or the logged model's.
@@ -45,19 +45,20 @@ class RecalibrationResult:
 
     before: Scores
     after: Scores
-    temperature: float
-    intercept: float
-    threshold: float
-    threshold_rule: str
-    threshold_interval: Interval
+    scaling: LogitScaling
+    point: OperatingPoint
     rejected: float
     warning: str
     model_uri: str
     verdict: str
 
     def as_json(self) -> dict[str, Any]:
-        """What JSON can hold of it, which is all."""
-        return asdict(self)
+        """What JSON can hold of it."""
+        scores = {
+            name: {"metrics": found.metrics, "intervals": found.intervals}
+            for name, found in (("before", self.before), ("after", self.after))
+        }
+        return asdict(self) | scores
 
 
 def recalibrated_config(config: ModelConfig, images: Images, found: Recalibration) -> ModelConfig:
@@ -65,8 +66,7 @@ def recalibrated_config(config: ModelConfig, images: Images, found: Recalibratio
     truth = images.labels.cpu().numpy()
     return replace(
         config,
-        temperature=found.scaling.temperature,
-        intercept=found.scaling.intercept,
+        **asdict(found.scaling),
         threshold=found.point.threshold,
         threshold_rule=found.point.rule,
         prevalence=float(truth.mean()),
@@ -77,7 +77,10 @@ def recalibrated_config(config: ModelConfig, images: Images, found: Recalibratio
 def log_before_and_after(
     run: Run, split: Split, config: ModelConfig, before: Probabilities, found: Recalibration
 ) -> tuple[Scores, Scores]:
-    """Log metrics, figures and a table of the images before and after.
+    """Log metrics before and after, figures, and a table of predictions.
+
+    Beside the cross-fitted probability, and the decision at the model's threshold, the table has
+    the probability before, the fold of each image, and the threshold that the other folds chose.
 
     Args:
         run: The run to log to.
@@ -95,23 +98,17 @@ def log_before_and_after(
         _log_scores(run, "before", images, before, config.threshold),
         _log_scores(run, "after", images, after, found.threshold),
     )
-    low, high = found.point.interval
-    run.log_metrics(
-        {
-            "temperature": found.scaling.temperature,
-            "intercept": found.scaling.intercept,
-            "threshold": found.point.threshold,
-            "threshold_low": low,
-            "threshold_high": high,
-        }
-    )
+    run.log_metrics({**asdict(found.scaling), **found.point.metrics})
     title = f"{split.root.name} ({len(images):,} images)"
     named = ("of the model as it was", "recalibrated, cross-fitted")
     run.log_figure(reliability_diagram(truth, before, after, named, title=title), "reliability")
     threshold, names = found.point.threshold, config.class_names
     histogram = score_histogram(truth, after, names, threshold=threshold, title=title)
     run.log_figure(histogram, "scores")
-    run.log_text(_table(images, names, before, found), "recalibration.csv")
+    table = predictions_of(images.files, after, threshold, names)
+    more = {"before": before, "fold": found.fold, "fold_threshold": found.threshold}
+    columns = {name: values.tolist() for name, values in more.items()}
+    run.log_text(table.as_csv(**columns), f"predictions_{ROLE}.csv")
     return scores
 
 
@@ -179,23 +176,6 @@ def _log_scores(
     run.log_metrics({f"{name}/{key}": value for key, value in metrics.items()})
     log_intervals(run, name, intervals)
     return Scores(metrics, intervals)
-
-
-def _table(
-    images: Images, names: tuple[str, str], before: Probabilities, found: Recalibration
-) -> str:
-    """A row for each image: probabilities before and after, and by which fold's fit."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
-        ("path", "patient", "digest", "truth", "before", "after", "threshold", "decision", "fold")
-    )
-    decisions = decide(found.probability, found.threshold)
-    for n, file in enumerate(images.files):
-        image = (str(file.path), file.patient.name, file.digest, names[file.label])
-        fitted = (float(found.threshold[n]), names[decisions[n]], int(found.fold[n]))
-        writer.writerow([*image, float(before[n]), float(found.probability[n]), *fitted])
-    return text.getvalue()
 
 
 def _version_of(model: LoadedModel) -> tuple[str, Mapping[str, str]]:

@@ -4,7 +4,7 @@ from pneumonia.data.dataset import Split
 from pneumonia.evaluation.document import Section, Table
 from pneumonia.evaluation.operating_point import OperatingPoint
 from pneumonia.evaluation.recalibration import Recalibration
-from pneumonia.tracking.model_card import predictive_table, value_text
+from pneumonia.tracking.model_card import NOT_A_DEVICE, predictive_table, value_text
 from pneumonia.tracking.model_files import LoadedModel
 from pneumonia.tracking.scores import Scores
 
@@ -45,15 +45,14 @@ def recalibration_card(
     return [
         Section(
             "Purpose and limits",
-            f"The network of {model.uri}, whose card says what it is and how it was trained, with "
-            f"probabilities and a threshold for images like those of {split.root.name}, and not "
-            "for others. It is for research and teaching, not a medical device, and not to be used "
-            "for decisions about patients." + (f"\n\nWarning: {warning}." if warning else ""),
+            f"The network is that of {model.uri}: see its model card. Its probabilities and its "
+            f"threshold were fitted to images of {split.root.name}, and are not for images of "
+            f"other sources. {NOT_A_DEVICE}" + (f"\n\nWarning: {warning}." if warning else ""),
         ),
         Section(
             "Before and after",
-            "After: cross-fitted, each image by a scaling and a threshold that were fitted without "
-            "its patient. Intervals are 95 %, by bootstrap over patients. The AUC is "
+            "The metrics after recalibration are cross-fitted: each image is scored by a fit "
+            "without its patient. Intervals are 95 %, by bootstrap over patients. The AUC is "
             f"{value_text(before.metrics['auc'], before.intervals['auc'])}: recalibration does not "
             "change it.",
             _metrics(before, after, model.config.threshold, found.point),

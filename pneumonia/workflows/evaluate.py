@@ -1,6 +1,8 @@
 """A registered model on labelled images, in a run of its own."""
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from pneumonia.config.data import DataSettings, names
 from pneumonia.data.cache import Progress
@@ -24,15 +26,12 @@ def evaluate(
     *,
     split: str = "test",
     classes: str = "",
-    skip_unreadable: bool = False,
-    keep_identifiers: bool = False,
-    labels: str = "",
-    findings: str = "Pneumonia",
     threshold: float | None = None,
     device: str = "auto",
     experiment_name: str | None = None,
     progress: Progress | None = None,
     on_run: OnRun | None = None,
+    **settings: Any,
 ) -> Scores:
     """Score a model on labelled images, in an MLflow run that is linked to it.
 
@@ -43,32 +42,23 @@ def evaluate(
         classes: Names of the two class folders, in any order; the model's own by default. Folders
             that are named otherwise are given as ``FOLDER=CLASS``, as in
             ``healthy=NORMAL,sick=PNEUMONIA``.
-        skip_unreadable: Whether to leave unreadable images out.
-        keep_identifiers: Whether predictions name patients by their id, not by its hash.
-        labels: A table of labels in place of class folders, as ``train`` takes it.
-        findings: The findings of a published table that make an image positive.
         threshold: Lowest probability called positive, 0–1; the model's own by default.
         device: Where to compute.
         experiment_name: MLflow experiment to log to, as ``train`` takes it.
         progress: Called with what is done, and how many images of how many.
         on_run: Called with the MLflow run as soon as there is one.
+        **settings: Other settings of the data, as ``train`` takes them: ``labels``, ``findings``,
+            ``patient_pattern``, ``skip_unreadable`` and ``keep_identifiers``.
 
     Returns:
         Metrics, and their 95 % intervals.
 
     Raises:
         DataError: There are no such images.
-        UsageError: There is no such split, the threshold is not 0–1, or the classes are not those
-            of the model.
+        UsageError: There is no such split or setting, the threshold is not 0–1, or the classes are
+            not those of the model.
     """
-    settings = DataSettings(
-        data=data,
-        classes=",".join(class_folders_of(classes, model.config.class_names)),
-        skip_unreadable=skip_unreadable,
-        keep_identifiers=keep_identifiers,
-        labels=labels,
-        findings=findings,
-    )
+    data_settings = labelled_data(model, data, classes, settings)
     experiment_id = choose_experiment(experiment_name)
     tags = {"kind": "evaluate", "network": model.config.network}
     new = NewRun(f"evaluate-{model.config.network}-{split}", tags, experiment_id)
@@ -76,7 +66,7 @@ def evaluate(
         if on_run is not None:
             on_run(run)
         return evaluate_model(
-            run, model, settings, split, threshold=threshold, device=device, progress=progress
+            run, model, data_settings, split, threshold=threshold, device=device, progress=progress
         )
 
 
@@ -96,6 +86,24 @@ def evaluate_predictions(predictions: Predictions, threshold: float | None = Non
         classification_metrics(truth, probability, least),
         bootstrap_intervals(truth, probability, predictions.patients, least),
     )
+
+
+def labelled_data(
+    model: LoadedModel, data: str, classes: str, settings: Mapping[str, Any]
+) -> DataSettings:
+    """The settings of labelled images that a model is scored on.
+
+    Args:
+        model: The model.
+        data: Data set folder, or ``demo``.
+        classes: As ``class_folders_of`` takes it.
+        settings: Other settings of the data, by name.
+
+    Raises:
+        UsageError: The classes are not those of the model, or there is no such setting.
+    """
+    folders = class_folders_of(classes, model.config.class_names)
+    return DataSettings(data=data, classes=",".join(folders), **settings)
 
 
 def class_folders_of(classes: str, class_names: tuple[str, str]) -> tuple[str, str]:

@@ -2,8 +2,10 @@
 
 import shlex
 from collections.abc import Iterator
+from typing import Any
 
-from pneumonia.config.data import DEMO, DataSettings
+from pneumonia.config.data import DEMO
+from pneumonia.config.settings import options_of
 from pneumonia.config.training import check_threshold_rule
 from pneumonia.data.cache import Progress
 from pneumonia.data.dataset import Images, Split, open_split
@@ -17,6 +19,7 @@ from pneumonia.tracking.input_gate import log_gate_rates
 from pneumonia.tracking.lookup import count_scored
 from pneumonia.tracking.model_files import LoadedModel
 from pneumonia.tracking.recalibration import (
+    ROLE,
     RecalibrationResult,
     log_before_and_after,
     log_recalibrated,
@@ -29,7 +32,7 @@ from pneumonia.tracking.runs import IMAGES, OnRun, Run
 from pneumonia.tracking.store import choose_experiment
 from pneumonia.tracking.trained_on import KIND_TAG, KnownImages, find_known_images
 from pneumonia.training.device import choose_engine, out_of_memory_as_error
-from pneumonia.workflows.evaluate import class_folders_of
+from pneumonia.workflows.evaluate import labelled_data
 
 _RULES = ("youden", "accuracy")
 """The rule ``stress`` is for sources that are not known yet."""
@@ -43,16 +46,13 @@ def recalibrate(
     *,
     split: str = "all",
     classes: str = "",
-    skip_unreadable: bool = False,
-    keep_identifiers: bool = False,
-    labels: str = "",
-    findings: str = "Pneumonia",
-    threshold: str = "0.5",
+    threshold: str | float = 0.5,
     device: str = "auto",
     register: bool = True,
     experiment_name: str | None = None,
     progress: Progress | None = None,
     on_run: OnRun | None = None,
+    **settings: Any,
 ) -> RecalibrationResult:
     """Fit a model's probabilities and threshold to labelled images of the source it is used on.
 
@@ -66,35 +66,26 @@ def recalibrate(
         data: Data set folder.
         split: ``train``, ``val``, ``test``, or ``all`` of it.
         classes: As ``evaluate`` takes it.
-        skip_unreadable: Whether to leave unreadable images out.
-        keep_identifiers: Whether the table of images names patients by their id, not by its hash.
-        labels: A table of labels in place of class folders, as ``train`` takes it.
-        findings: The findings of a published table that make an image positive.
-        threshold: ``youden``, ``accuracy``, ``sensitivity>=S``, ``specificity>=S``, or a
-            probability.
+        threshold: Lowest probability called positive, 0–1, or the rule that chooses it: ``youden``,
+            ``accuracy``, ``sensitivity>=S`` or ``specificity>=S``.
         device: Where to compute, in fp32 as ``predict`` decides.
         register: Whether to make the recalibrated model a new version.
         experiment_name: MLflow experiment to log to, as ``train`` takes it.
         progress: Called with what is done, and how many images of how many.
         on_run: Called with the MLflow run as soon as there is one.
+        **settings: Other settings of the data, as ``evaluate`` takes them.
 
     Raises:
-        CheckError: The model does not tell the classes of these images apart.
-        DataError: There are no such images, too few patients, or some trained the model.
+        CheckError: The model does not separate the classes of these images.
+        DataError: There are no such images, too few patients, or the model was trained on some.
         DeviceError: The device is out of memory.
-        UsageError: There is no such split or rule, or the classes are not those of the model.
+        UsageError: There is no such split, setting or rule, or the classes are not those of the
+            model.
     """
-    rule = check_threshold_rule(threshold, _RULES)
-    settings = DataSettings(
-        data=data,
-        classes=",".join(class_folders_of(classes, model.config.class_names)),
-        skip_unreadable=skip_unreadable,
-        keep_identifiers=keep_identifiers,
-        labels=labels,
-        findings=findings,
-    )
+    rule = check_threshold_rule(str(threshold), _RULES)
+    data_settings = labelled_data(model, data, classes, settings)
     experiment_id = choose_experiment(experiment_name)
-    opened = open_split(settings, model.config.preprocessing, split, progress)
+    opened = open_split(data_settings, model.config.preprocessing, split, progress)
     known = find_known_images(model, opened.images)
     _refuse_training_images(known, len(opened.images))
     unscaled = _unscaled(model, opened.images, device)
@@ -112,16 +103,10 @@ def recalibrate(
         )
         rejected = 0.0
         if model.gate is not None:
-            rejected = log_gate_rates(
-                run, model.network, model.gate, opened.images, "recalibration", device
-            )
+            rejected = log_gate_rates(run, model.network, model.gate, opened.images, ROLE, device)
         warning = "; ".join(_warnings(opened.images, known, rejected, found.point.warning))
-        given = {"--classes": classes, "--labels": labels, "--findings": labels and findings}
-        command = [
-            *("pneumonia", "recalibrate", "--model-uri", model.uri),
-            *("--data", data, "--split", split, "--threshold", rule),
-            *(word for name, value in given.items() if value for word in (name, value)),
-        ]
+        given = {"data": data, "split": split, "classes": classes, "threshold": rule, **settings}
+        command = ["pneumonia", "recalibrate", "--model-uri", model.uri, *options_of(given)]
         card = recalibration_card(
             run.id,
             model,
@@ -149,26 +134,15 @@ def recalibrate(
             f"images): `{uri}` ({verdict}).\n" + (f"\n**Warning**: {warning}.\n" if warning else "")
         )
     return RecalibrationResult(
-        before,
-        after,
-        found.scaling.temperature,
-        found.scaling.intercept,
-        found.point.threshold,
-        found.point.rule,
-        found.point.interval,
-        rejected,
-        warning,
-        uri,
-        verdict,
+        before, after, found.scaling, found.point, rejected, warning, uri, verdict
     )
 
 
 def _refuse_training_images(known: KnownImages, n_images: int) -> None:
     if known.n_training:
         raise DataError(
-            f"the model was trained on {known.n_training:,} of these {n_images:,} images, for "
-            "which its probabilities are too sure: give images that are new to it, as --split test "
-            "does"
+            f"the model was trained on {known.n_training:,} of these {n_images:,} images, on "
+            "which it is overconfident: give images that are new to it, such as --split test"
         )
 
 
@@ -184,7 +158,7 @@ def _log_input(
 ) -> None:
     run.log_parameters({"model_uri": model.uri, "data": str(split.root), "split": asked})
     run.log_parameters({"dataset/digest": split.digest, "threshold_rule": rule})
-    run.log_images(split.root.name, split.root, {"recalibration": split.digest})
+    run.log_images(split.root.name, split.root, {ROLE: split.digest})
     run.tag({"model_uri": model.uri, "model.run_id": model.run_id or ""})
     run.tag({"data.digest": split.digest})
     if known.n_test:
