@@ -45,8 +45,8 @@ def recalibration_card(
     return [
         Section(
             "Purpose and limits",
-            f"The network is that of {model.uri}: see its model card. Its probabilities and its "
-            f"threshold were fitted to images of {split.root.name}, and are not for images of "
+            f"The network is that of {model.uri}: see its model card. Its probabilities were "
+            f"fitted to images of {split.root.name}: they and the threshold are not for images of "
             f"other sources. {NOT_A_DEVICE}" + (f"\n\nWarning: {warning}." if warning else ""),
         ),
         Section(
