@@ -31,7 +31,7 @@ from sklearn.ensemble import RandomForestRegressor
 
 from benchmarks.report import Figure, report
 from pneumonia.config.search import SearchSettings
-from pneumonia.search.storage import storage_url
+from pneumonia.search.storage_url import storage_url
 from pneumonia.search.study import open_study, pruner_of, sampler_of
 
 Curves = NDArray[np.float64]

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pneumonia.errors import UsageError
-from pneumonia.search.storage import local_file
+from pneumonia.search.storage_url import local_file
 from pneumonia.tracking.store_uri import chosen_uri, local_database
 from tests.conftest import QUICK, _forget_store, copy_store
 

@@ -85,6 +85,23 @@ def test_predict_imports_nothing_that_it_does_not_use(
     assert done.stdout.splitlines()[-1] == "set()"
 
 
+def test_a_training_without_a_search_does_not_import_optuna(xrays: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys; from torch.optim.optimizer import register_optimizer_step_post_hook as hook;"
+        "hook(lambda *_: sys.exit(str({'optuna', 'torchvision'} & set(sys.modules))));"
+        "from pneumonia.cli import cli; cli(sys.argv[1:], standalone_mode=False)"
+    )
+    train = ["train", "--data", str(xrays), "--experiment", "simple_cnn", "--image-size", "32"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *train],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr.splitlines()[-1] == "set()"
+
+
 @pytest.mark.parametrize("spelling", ["--batch-size", "--batch_size"])
 def test_options_are_known_by_both_spellings(spelling: str, run_cli: Callable[..., Result]) -> None:
     result = run_cli("train", spelling, "0")

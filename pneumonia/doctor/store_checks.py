@@ -8,7 +8,8 @@ from optuna.storages import BaseStorage
 
 from pneumonia.doctor.checks import Issue, Mark, Remark, Section
 from pneumonia.errors import PneumoniaError
-from pneumonia.search.storage import existing_storage, storage_url
+from pneumonia.search.storage import existing_storage
+from pneumonia.search.storage_url import storage_url
 from pneumonia.search.study import known_studies
 from pneumonia.tracking.moved import former_place, update_locations
 from pneumonia.tracking.store import connect, without_password

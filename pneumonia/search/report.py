@@ -12,7 +12,8 @@ from optuna.trial import FrozenTrial, TrialState
 from pneumonia.errors import UsageError, nearest
 from pneumonia.search.importance import importances_of
 from pneumonia.search.queue import TrialQueue
-from pneumonia.search.storage import existing_storage, storage_url
+from pneumonia.search.storage import existing_storage
+from pneumonia.search.storage_url import storage_url
 from pneumonia.search.study import RESULT, RUN, known_studies
 from pneumonia.search.trials import number_of, state_of
 from pneumonia.tracking.results import TrainingResult

@@ -20,15 +20,15 @@ from tenacity import (
 
 from pneumonia.errors import PneumoniaError, UsageError
 from pneumonia.search.queue import TrialQueue
+from pneumonia.search.storage_url import JOURNAL, local_file, storage_url
 from pneumonia.tracking.outbox import patience
 from pneumonia.tracking.store import create_once, while_others_create
-from pneumonia.tracking.store_uri import absolute_sqlite_url
+from pneumonia.tracking.store_uri import SQLITE
 
 log = logging.getLogger(__name__)
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)  # the worker logs each trial in one line
 
-_SQLITE, _JOURNAL = "sqlite:///", "journal:///"
 _HEARTBEAT_SECONDS, _GRACE_SECONDS = 20, 60
 
 
@@ -44,7 +44,7 @@ def open_storage(url: str) -> BaseStorage:
     """
     try:
         if database := local_file(url):
-            if url.startswith(_JOURNAL):
+            if url.startswith(JOURNAL):
                 database.parent.mkdir(parents=True, exist_ok=True)
                 return JournalStorage(JournalFileBackend(str(database)))
             create_once(database, _create_study_tables)
@@ -71,29 +71,12 @@ def existing_storage(url: str) -> BaseStorage | None:
     if database and not database.is_file():
         return None
     try:
-        if database and storage_url(url).startswith(_JOURNAL):
+        if database and storage_url(url).startswith(JOURNAL):
             return JournalStorage(JournalFileBackend(str(database)))
         return _with_heartbeat(storage_url(url), skip_table_creation=True)
     except Exception as error:  # noqa: BLE001 - each storage has errors of its own
         first = str(error).splitlines()[0]
         raise UsageError(f"cannot open the study storage {storage_url(url)!r}: {first}") from None
-
-
-def storage_url(url: str) -> str:
-    """The storage's URL, with the local default and local paths made absolute."""
-    if url.startswith(_JOURNAL):
-        return f"{_JOURNAL}{Path(url.removeprefix(_JOURNAL)).absolute()}"
-    url = url or f"{_SQLITE}optuna.db"
-    return absolute_sqlite_url(url) if url.startswith(_SQLITE) else url
-
-
-def local_file(url: str) -> Path | None:
-    """The file a storage is, where it is one."""
-    absolute = storage_url(url)
-    for scheme in (_SQLITE, _JOURNAL):
-        if absolute.startswith(scheme):
-            return Path(absolute.removeprefix(scheme).partition("?")[0])
-    return None
 
 
 def queue_of(study: optuna.Study, storage: str) -> TrialQueue:
@@ -107,7 +90,7 @@ def _with_heartbeat(url: str, *, skip_table_creation: bool = False) -> RDBStorag
     local = {"connect_args": {"timeout": 60}}
     storage = RDBStorage(
         url,
-        engine_kwargs=local if url.startswith(_SQLITE) else {"pool_pre_ping": True},
+        engine_kwargs=local if url.startswith(SQLITE) else {"pool_pre_ping": True},
         heartbeat_interval=_HEARTBEAT_SECONDS,
         grace_period=_GRACE_SECONDS,
         skip_table_creation=skip_table_creation,
@@ -136,6 +119,6 @@ def _warn_once(attempt: RetryCallState) -> None:
 
 
 def _create_study_tables(database: Path) -> None:
-    storage = RDBStorage(f"{_SQLITE}{database}")
+    storage = RDBStorage(f"{SQLITE}{database}")
     storage.remove_session()
     storage.engine.dispose()  # the file may be moved now

@@ -12,7 +12,7 @@ from pneumonia.tracking.run_lifecycle import NewRun, parent_run
 from pneumonia.tracking.runs import OnRun, find_run
 from pneumonia.tracking.store import connect
 from pneumonia.workflows.prepare import load_data
-from pneumonia.workflows.train import train_run
+from pneumonia.workflows.train_once import train_run
 
 _COMPARED = ("best/", "test/", "stress/")
 

@@ -1,35 +1,26 @@
 """``pneumonia train``: one training run or a search, started, joined or resumed."""
 
-import logging
 from typing import Any
 
 from pneumonia.config.experiment import load_experiment
 from pneumonia.config.search import SearchSettings
-from pneumonia.config.space import clip_batch_size
 from pneumonia.data.cache import Progress
-from pneumonia.data.dataset import DataSet, load_data_set, preprocessing_of
+from pneumonia.data.dataset import DataSet
 from pneumonia.errors import UsageError
-from pneumonia.search import session
-from pneumonia.search.run import run_search
-from pneumonia.search.storage import storage_url
-from pneumonia.tracking.results import TrainingResult, description, log_result
+from pneumonia.search.storage_url import storage_url
+from pneumonia.tracking.results import TrainingResult
 from pneumonia.tracking.run_config import (
     RunConfig,
     kept_tracking_uri,
-    log_run_config,
     run_config_to_resume,
 )
-from pneumonia.tracking.run_lifecycle import NewRun, continue_run, resumable, start_run
-from pneumonia.tracking.runs import OnRun, Run, find_run
+from pneumonia.tracking.run_lifecycle import NewRun
+from pneumonia.tracking.runs import OnRun, find_run
 from pneumonia.tracking.store import choose_experiment, connect
 from pneumonia.tracking.store_uri import local_database
-from pneumonia.tracking.training import train_in_run
-from pneumonia.training import loop
-from pneumonia.training.device import choose_engine
-from pneumonia.training.distributed import ALONE, Ranks, joined, torchrun_ranks
+from pneumonia.training.distributed import torchrun_ranks
 from pneumonia.workflows.prepare import load_data
-
-log = logging.getLogger(__name__)
+from pneumonia.workflows.train_once import train_as_follower, train_once
 
 
 def train(
@@ -182,29 +173,19 @@ def _run(
     if ranks.size > 1 and run_config.searching:
         raise UsageError("torchrun trains one network: start a search without it")
     if not ranks.is_first:
-        _train_as_follower(run_config)
+        train_as_follower(run_config)
         return None
     # Before the images are decoded, so that a wrong name is reported at once.
     experiment_id = find_run(run_id).experiment_id if run_id else choose_experiment(experiment_name)
     data = load_data(run_config.experiment, progress, quiet=bool(run_id) and start == "join")
     on_run = on_run or (lambda _run: None)
-    if run_config.searching:
-        run_config = _without_large_batches(run_config, len(data.roles["train"]))
     new = _new_run(run_config, data, experiment_id)
-    if run_config.searching:
-        result = _search(run_config, data, start, new, run_id, jobs, progress, on_run)
-        if result is None:
-            log.info("The timeout has passed; other workers continue the study.")
-        return result
-    return _train_once(run_config, data, new, run_id, progress, on_run)
+    if not run_config.searching:
+        return train_once(run_config, data, new, run_id, progress, on_run)
+    # Optuna takes a second to import, which a single training does not need.
+    from pneumonia.workflows.search import search
 
-
-def _without_large_batches(run_config: RunConfig, n_training: int) -> RunConfig:
-    experiment = run_config.experiment
-    space = clip_batch_size(experiment.space, n_training)
-    if space != experiment.space:
-        log.info("batch sizes above %d, the number of training images, are not tried", n_training)
-    return run_config.with_values(experiment=experiment.with_values(space=space))
+    return search(run_config, data, start, new, run_id, jobs, progress, on_run)
 
 
 def _new_run(run_config: RunConfig, data: DataSet, experiment_id: str) -> NewRun:
@@ -214,86 +195,3 @@ def _new_run(run_config: RunConfig, data: DataSet, experiment_id: str) -> NewRun
         return NewRun(f"{network}-{data.name}-x{search.trials}", tags, experiment_id)
     tags = {"network": network, "kind": "train", "world_size": str(torchrun_ranks().size)}
     return NewRun(f"{network}-{data.name}", tags, experiment_id)
-
-
-def _train_once(
-    run_config: RunConfig,
-    data: DataSet,
-    new: NewRun,
-    run_id: str,
-    progress: Progress | None,
-    on_run: OnRun,
-) -> TrainingResult:
-    training = run_config.experiment.training
-    device = choose_engine(training.device, training.precision).device
-    # All ranks join before the run is created: if one cannot, no run is left behind.
-    with joined(device) as ranks:
-        run = continue_run(run_id, alone=True) if run_id else start_run(new)
-        on_run(run)
-        with resumable(run, "train"):
-            return train_run(run, run_config, data, ranks, progress)
-
-
-def train_run(
-    run: Run,
-    run_config: RunConfig,
-    data: DataSet,
-    ranks: Ranks = ALONE,
-    progress: Progress | None = None,
-    on_epoch: loop.OnEpoch | None = None,
-) -> TrainingResult:
-    """Train with the fixed settings, then score, log and register the network. Rank 0 calls this.
-
-    Raises:
-        TrainingError: Training failed.
-        TrackingError: The tracking store went away and did not come back.
-    """
-    settings = run_config.experiment.training
-    log_run_config(run, run_config, data)
-    images = data.open(preprocessing_of(settings), progress)
-    trained = train_in_run(run, settings, data, images, progress, ranks, on_epoch)
-    run.log_checkpoint(trained.network.state_dict(), data.settings.class_names)
-    result = log_result(
-        run, data, images, settings, trained, register_winner=run_config.register_winner
-    )
-    result.log(run)
-    run.tag({"trial.state": "complete"})
-    run.set_description(description(settings, data, trained, result))
-    return result
-
-
-def _train_as_follower(run_config: RunConfig) -> None:
-    """Train in step with rank 0, which alone logs: the same settings and images, silently."""
-    logging.getLogger("pneumonia").setLevel(logging.ERROR)
-    training = run_config.experiment.training
-    device = choose_engine(training.device, training.precision).device
-    images = load_data_set(run_config.experiment.data, preprocessing_of(training)).open(
-        preprocessing_of(training)
-    )
-    with joined(device) as ranks:
-        loop.train(training, images, lambda _epoch: None, ranks=ranks)
-
-
-def _search(
-    run_config: RunConfig,
-    data: DataSet,
-    start: str,
-    new: NewRun,
-    run_id: str,
-    jobs: int | None,
-    progress: Progress | None,
-    on_run: OnRun,
-) -> TrainingResult | None:
-    if start == "resume":
-        opened = session.resume(run_config, data, new, run_id)
-    elif start == "join":
-        opened = session.join(run_config, data, new)
-    else:
-        opened = session.begin(run_config, data, new)
-    on_run(opened.run)
-    try:
-        alone = 1 if start == "join" else None
-        return run_search(opened, run_config, data, jobs or alone, progress)
-    except KeyboardInterrupt:
-        log.info("Resume it with: pneumonia train --resume %s", opened.run.id)
-        raise

@@ -33,7 +33,7 @@ from pneumonia.workflows.prepare import (
     join_with_same_data,
     load_data,
 )
-from pneumonia.workflows.train import train_run
+from pneumonia.workflows.train_once import train_run
 
 Spread = Mapping[str, tuple[float, float]]
 """Mean and standard deviation (with n - 1) by name of the metric."""
