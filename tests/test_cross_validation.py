@@ -68,6 +68,7 @@ def test_cross_validation_scores_every_image_out_of_fold(
     assert re.search(r"auc +\d\.\d+ ± \d\.\d+ +pooled \d\.\d+ \(", result.stdout)
 
 
+@pytest.mark.slow
 def test_a_stopped_cross_validation_goes_on_as_if_it_had_not_been(
     workplace: Path,
     xrays: Path,
@@ -185,6 +186,7 @@ def test_folds_and_seeds_start_as_many_workers_as_make_them_faster(
     assert result.stderr.count("ended with exit code 7; the others go on") == n_others
 
 
+@pytest.mark.slow
 def test_the_ensemble_of_the_folds_answers_with_their_mean_probability(
     workplace: Path, xrays: Path, run_cli: Cli
 ) -> None:
