@@ -5,14 +5,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from scipy.stats import binomtest
+from scipy.special import expit
+from scipy.stats import binomtest, norm
 from sklearn import metrics as sk
 
 from pneumonia.evaluation.intervals import (
     auc_interval,
     bootstrap_intervals,
     compare_aucs,
+    exact_interval,
     resampled_weights,
+    value_text,
 )
 from pneumonia.evaluation.metrics import classification_metrics, weighted_metrics
 
@@ -127,6 +130,35 @@ def test_a_share_without_exception_is_not_certain() -> None:
     assert found["accuracy"][0] == pytest.approx(binomtest(16, 16).proportion_ci().low)
     none = bootstrap_intervals(truth, 1.0 - truth, patients)
     assert none["sensitivity"] == pytest.approx((0, 1 - exact.low))
+
+
+def test_no_metric_of_a_set_without_errors_is_certain() -> None:
+    """Nor is that of a set where all is wrong; calibration errors do vary."""
+    truth = np.repeat([0, 1], [8, 16]).astype(np.int64)
+    patients = [str(n) for n in range(24)]
+    for probability in (0.05 + truth * 0.9, 0.95 - truth * 0.9):
+        values = classification_metrics(truth, probability)
+        found = bootstrap_intervals(truth, probability, patients)
+        for name in ("auc", "balanced_accuracy"):
+            exact = exact_interval(round(8 * values[name]), 8)
+            assert found[name] == pytest.approx(exact), name
+        assert np.isnan([found["f1"], found["mcc"]]).all()
+        assert auc_interval(truth, probability) == pytest.approx(found["auc"])
+        assert value_text(values["f1"], found["f1"]) == f"{values['f1']:.3f}"
+
+
+def test_the_interval_of_a_perfect_auc_holds_the_true_one() -> None:
+    """Of many small sets from two classes that overlap, those without an error are not certain."""
+    rng, truth = np.random.default_rng(0), np.repeat([0, 1], 8).astype(np.int64)
+    perfect = inside = 0
+    for _ in range(500):
+        probability = expit(rng.normal(truth * 3.0, 1.0))
+        if probability[truth == 1].min() > probability[truth == 0].max():
+            perfect += 1
+            low, high = auc_interval(truth, probability)
+            inside += low <= norm.cdf(3 / np.sqrt(2)) <= high
+    assert perfect > 100
+    assert inside == perfect
 
 
 def test_delong_is_that_of_a_published_package() -> None:

@@ -29,6 +29,7 @@ def audit(data: str, sheet: Path | None, **values: Any) -> None:
     """
     from pneumonia.config.data import DataSettings
     from pneumonia.errors import CheckError
+    from pneumonia.evaluation.intervals import value_text
     from pneumonia.workflows.audit import audit as run
     from pneumonia.workflows.audit import draw_alike
 
@@ -36,8 +37,8 @@ def audit(data: str, sheet: Path | None, **values: Any) -> None:
     click.echo(found.data.report())
     click.echo(f"\n{'what it sees':20} {'class: AUC (95 % interval)':28} train or test: AUC")
     for row in found.shortcuts:
-        of_label = f"{row.label_auc:.3f} ({row.label_interval[0]:.3f}–{row.label_interval[1]:.3f})"
-        of_test = f"{row.test_auc:.3f} ({row.test_interval[0]:.3f}–{row.test_interval[1]:.3f})"
+        of_label = value_text(row.label_auc, row.label_interval)
+        of_test = value_text(row.test_auc, row.test_interval)
         mark = "  shortcut" if row.strong else ""
         click.echo(f"{row.name:20} {of_label:28} {of_test}{mark}")
     if any(row.strong for row in found.shortcuts):

@@ -83,10 +83,12 @@ def cross_validate(resume: str, join: bool, dry_run: bool, as_json: bool, **opti
 
 
 def _print_result(result: "CrossValidation") -> None:
+    from pneumonia.evaluation.intervals import value_text
+
     for metric, row in result.metrics.items():
-        low, high = row.interval
         of_folds = f"{row.mean:.4f} ± {row.deviation:.4f}"
-        click.echo(f"{metric:18} {of_folds}   pooled {row.pooled:.4f} ({low:.4f}–{high:.4f})")
+        pooled = value_text(row.pooled, row.interval, digits=4)
+        click.echo(f"{metric:18} {of_folds}   pooled {pooled}")
     low, high = result.interval
     print_field("threshold", f"{result.threshold:g} ({low:.2f}–{high:.2f}), by {result.rule}")
     if result.ensemble:

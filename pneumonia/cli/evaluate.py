@@ -62,6 +62,7 @@ def evaluate(
     """
     if (model_uri is None) == (predictions is None):
         raise UsageError("give either --model-uri or --predictions")
+    from pneumonia.evaluation.intervals import value_text
     from pneumonia.evaluation.metrics import predictive_values
     from pneumonia.tracking.models import load_model
     from pneumonia.tracking.predictions import find_predictions
@@ -87,9 +88,7 @@ def evaluate(
         print_json({**kept, "times_scored": scores.times_scored})
         return
     for key, value in scores.metrics.items():
-        low_high = scores.intervals.get(key)
-        interval = f"  ({low_high[0]:.4f}–{low_high[1]:.4f})" if low_high else ""
-        click.echo(f"{key:18} {value:.4f}{interval}")
+        click.echo(f"{key:18} {value_text(value, scores.intervals.get(key), digits=4)}")
     if scores.times_scored > 1:
         click.echo(f"These test images were scored by {scores.times_scored} runs of this store.")
     if prevalence is not None:

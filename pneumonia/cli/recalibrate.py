@@ -59,7 +59,7 @@ def recalibrate(
 
 
 def _print_result(result: "RecalibrationResult") -> None:
-    from pneumonia.tracking.model_card import value_text
+    from pneumonia.evaluation.intervals import value_text
     from pneumonia.tracking.recalibration_card import SHOWN
 
     click.echo(f"{'':18} {'before':22} after, cross-fitted")

@@ -14,6 +14,7 @@ from pneumonia.evaluation.metrics import weighted_metrics
 Interval = tuple[float, float]
 
 RESAMPLES = 2000
+_UNKNOWN = (float("nan"), float("nan"))
 _CHUNK = 4_000_000
 """Weights held in memory at once; 32 MB."""
 
@@ -32,8 +33,10 @@ def bootstrap_intervals(
     Patients are drawn, not images: images of one patient resemble each other, and drawing them one
     by one would make the intervals too narrow. The expected calibration error of a sample is larger
     than that of what it was drawn from (Kumar et al. 2019), so its interval is centred on the
-    value. A share of 0 or 1 is the same in every resample: its interval is that of Clopper &
-    Pearson (1934) for as many patients.
+    value. A metric that is the same in every resample, as those of a set without errors, is not
+    known exactly for that: a share of 0 or 1 has the interval of Clopper & Pearson (1934) for as
+    many patients, AUC and balanced accuracy that for as many pairs of one patient of each class,
+    and the others have none.
 
     Args:
         truth: 0 negative, 1 positive, int (n,).
@@ -44,7 +47,7 @@ def bootstrap_intervals(
         seed: Seed of the draws; the same one gives the same intervals.
 
     Returns:
-        Lower and upper end by name of the metric; NaN where no resample tells.
+        Lower and upper end by name of the metric; NaN where resamples do not tell.
     """
     chunks = [
         weighted_metrics(truth, probability, weights, threshold)
@@ -57,7 +60,12 @@ def bootstrap_intervals(
     centred = resampled["ece"] - resampled["ece"].mean() + calibration_error
     resampled["ece"] = np.maximum(centred, 0)
     intervals = {name: percentile_interval(values) for name, values in resampled.items()}
-    return intervals | _intervals_of_zero_and_one(truth, probability, patients, threshold)
+    without_width = {name: _UNKNOWN for name, (low, high) in intervals.items() if low == high}
+    exact = _exact_shares(truth, probability, patients, threshold)
+    for name in ("auc", "balanced_accuracy"):
+        if intervals[name] in ((0, 0), (1, 1)):
+            exact[name] = exact_by_pairs(intervals[name][0], truth, patients)
+    return intervals | without_width | exact
 
 
 def exact_interval(count: int, n_patients: int) -> Interval:
@@ -71,7 +79,33 @@ def exact_interval(count: int, n_patients: int) -> Interval:
     return float(interval.low), float(interval.high)
 
 
-def _intervals_of_zero_and_one(
+def value_text(value: float, interval: Interval | None, digits: int = 3) -> str:
+    """A value with its interval, if that is known, as ``0.912 (0.890–0.934)``."""
+    text = f"{value:.{digits}f}"
+    if interval is None or np.isnan(interval).any():
+        return text
+    low, high = interval
+    return f"{text} ({low:.{digits}f}–{high:.{digits}f})"
+
+
+def exact_by_pairs(value: float, truth: Labels, patients: Sequence[object]) -> Interval:
+    """95 % interval of an AUC or balanced accuracy that is 0 or 1.
+
+    Each patient of the smaller class beside one of the larger makes independent pairs. Either
+    metric is the mean of what a pair scores, from 0 to 1, so a pair scores 1 at most so often. Of
+    pairs that all score 1 the interval of a share holds, and is too wide rather than too narrow.
+
+    Args:
+        value: The metric, 0 or 1.
+        truth: 0 negative, 1 positive, int (n,), both there.
+        patients: Whom each image shows (n).
+    """
+    patient = np.asarray(patients)
+    n_pairs = min(len(np.unique(patient[truth == label])) for label in (0, 1))
+    return exact_interval(n_pairs * int(value), n_pairs)
+
+
+def _exact_shares(
     truth: Labels, probability: Probabilities, patients: Sequence[str], threshold: Threshold
 ) -> dict[str, Interval]:
     """The intervals of those metrics that are shares, and are 0 or 1."""
@@ -114,7 +148,7 @@ def percentile_interval(values: NDArray[np.float64]) -> Interval:
     """The 2.5th and 97.5th percentile of the values that are numbers; NaN where none is."""
     known = values[np.isfinite(values)]
     if len(known) == 0:
-        return float("nan"), float("nan")
+        return _UNKNOWN
     low, high = np.percentile(known, [2.5, 97.5])
     return float(low), float(high)
 
@@ -139,11 +173,15 @@ class AucComparison:
 def auc_interval(truth: Labels, probability: Probabilities) -> Interval:
     """95 % interval of the AUC by DeLong's variance (DeLong et al. 1988), cut to 0–1.
 
+    An AUC of 0 or 1 has no variance: its interval is that of ``exact_by_pairs``.
+
     Args:
         truth: 0 negative, 1 positive, int (n,), both there.
         probability: Probability of the positive class (n,).
     """
     (auc,), covariance = _delong(truth, probability[np.newaxis])
+    if auc in (0, 1):
+        return exact_by_pairs(auc, truth, range(len(truth)))
     half = norm.ppf(0.975) * np.sqrt(covariance[0, 0])
     return max(0.0, float(auc - half)), min(1.0, float(auc + half))
 

@@ -12,6 +12,7 @@ from pneumonia.evaluation.arrays import Labels
 from pneumonia.evaluation.intervals import (
     Interval,
     auc_interval,
+    exact_by_pairs,
     percentile_interval,
     resampled_weights,
 )
@@ -76,4 +77,7 @@ def predictive_auc(
         weighted_metrics(truth, predicted, weights)["auc"]
         for weights in resampled_weights(patients, _RESAMPLES, seed=0)
     ]
-    return float(whole[0]), percentile_interval(np.concatenate(resampled))
+    auc = float(whole[0])
+    if auc in (0, 1):
+        return auc, exact_by_pairs(auc, truth, patients)
+    return auc, percentile_interval(np.concatenate(resampled))

@@ -15,6 +15,7 @@ from pneumonia.evaluation.intervals import (
     exact_interval,
     percentile_interval,
     resampled_weights,
+    value_text,
 )
 from pneumonia.evaluation.predictions import Predictions
 
@@ -139,9 +140,8 @@ def forest_plot(rows: list[Subgroup], *, title: str) -> Figure:
     for place, row in zip(places, rows, strict=True):
         axes.plot(row.interval, [place, place], color=GREY, linewidth=2)
         axes.plot([row.value], [place], "o", color=BLUE, markersize=7)
-        low, high = row.interval
         axes.annotate(
-            f"{row.value:.3f} ({low:.3f}–{high:.3f})",
+            value_text(row.value, row.interval),
             (1.02, place),
             xycoords=("axes fraction", "data"),
             va="center",

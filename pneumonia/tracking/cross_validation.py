@@ -13,7 +13,7 @@ from pneumonia.data.dataset import DataSet, Images
 from pneumonia.evaluation.calibration import scaled
 from pneumonia.evaluation.decide import decide
 from pneumonia.evaluation.figures import confusion_matrices, roc_and_precision_recall
-from pneumonia.evaluation.intervals import Interval, bootstrap_intervals
+from pneumonia.evaluation.intervals import Interval, bootstrap_intervals, value_text
 from pneumonia.evaluation.metrics import classification_metrics
 from pneumonia.evaluation.operating_point import OperatingPoint
 from pneumonia.evaluation.predictions import predictions_of
@@ -229,8 +229,8 @@ def _describe(
         "| metric | mean ± sd of folds | pooled (95 % interval) |",
         "|---|---|---|",
         *(
-            f"| {key} | {row.mean:.4f} ± {row.deviation:.4f} | {row.pooled:.4f} "
-            f"({row.interval[0]:.4f}–{row.interval[1]:.4f}) |"
+            f"| {key} | {row.mean:.4f} ± {row.deviation:.4f} | "
+            f"{value_text(row.pooled, row.interval, digits=4)} |"
             for key, row in metrics.items()
         ),
         *(["", f"**Warning**: {warning}."] if warning else []),

@@ -8,6 +8,7 @@ import shlex
 
 from pneumonia.data.dataset import DataSet
 from pneumonia.evaluation.document import Section, Table
+from pneumonia.evaluation.intervals import value_text
 from pneumonia.evaluation.metrics import predictive_values
 from pneumonia.evaluation.operating_point import OperatingPoint
 from pneumonia.evaluation.stress import StressTest
@@ -150,11 +151,6 @@ def predictive_table(scores: Scores) -> Table:
         positive, negative = predictive_values(sensitivity, specificity, prevalence)
         rows.append((f"{prevalence:.0%}", f"{positive:.3f}", f"{negative:.3f}"))
     return rows
-
-
-def value_text(value: float, interval: tuple[float, float] | None) -> str:
-    """A metric with its interval, if it has one."""
-    return f"{value:.3f}" + (f" ({interval[0]:.3f}–{interval[1]:.3f})" if interval else "")
 
 
 def _times(count: int) -> str:

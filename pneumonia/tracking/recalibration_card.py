@@ -2,9 +2,10 @@
 
 from pneumonia.data.dataset import Split
 from pneumonia.evaluation.document import Section, Table
+from pneumonia.evaluation.intervals import value_text
 from pneumonia.evaluation.operating_point import OperatingPoint
 from pneumonia.evaluation.recalibration import Recalibration
-from pneumonia.tracking.model_card import NOT_A_DEVICE, predictive_table, value_text
+from pneumonia.tracking.model_card import NOT_A_DEVICE, predictive_table
 from pneumonia.tracking.model_files import LoadedModel
 from pneumonia.tracking.scores import Scores
 

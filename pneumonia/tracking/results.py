@@ -12,7 +12,7 @@ from pneumonia.errors import TrackingError
 from pneumonia.evaluation.batch_figure import augmented_batch
 from pneumonia.evaluation.document import as_html, as_markdown
 from pneumonia.evaluation.figures import learning_curves
-from pneumonia.evaluation.intervals import Interval
+from pneumonia.evaluation.intervals import Interval, value_text
 from pneumonia.tracking.candidate import Candidate, validated
 from pneumonia.tracking.input_gate import log_gate_rates
 from pneumonia.tracking.model_card import model_card
@@ -230,12 +230,11 @@ def summary(result: TrainingResult) -> str:
 
 def metrics_summary(metrics: Mapping[str, float], intervals: Mapping[str, Interval]) -> str:
     """The metrics that are asked for first, with their intervals; not those that are NaN."""
-    parts = []
-    for key in _SCORED_IN:
-        if math.isfinite(value := metrics[key]):  # images of one class have no AUC
-            low, high = intervals[key]
-            parts.append(f"{key} {value:.3f} ({low:.3f}–{high:.3f})")
-    return ", ".join(parts)
+    return ", ".join(
+        f"{key} {value_text(metrics[key], intervals[key])}"
+        for key in _SCORED_IN
+        if math.isfinite(metrics[key])  # images of one class have no AUC
+    )
 
 
 def stress_summary(result: TrainingResult) -> str:
