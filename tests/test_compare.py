@@ -51,6 +51,24 @@ def test_a_model_is_not_better_than_itself(seed: int, noise: float) -> None:
     assert len(comparison.disagreements) == 0
 
 
+def test_two_models_without_an_error_on_few_images_are_not_known_to_be_alike() -> None:
+    """Nor one that is always wrong and another that is always right to differ by just 1."""
+    few, other = (_table(noise=0.01, seed=seed, n=16) for seed in (0, 1))
+    comparison = compare_predictions(few, other)
+    q = 1 - 0.025 ** (1 / 8)  # of eight pairs of patients that all score alike
+    for metric in ("auc", "accuracy", "balanced_accuracy", "sensitivity", "specificity"):
+        assert comparison.differences[metric].interval == pytest.approx((-q, q)), metric
+        assert comparison.verdict(metric, 0.01) == "undecided"
+    assert comparison.verdict("f1", 0.01) == "undecided"
+    assert comparison.auc is not None
+    assert (comparison.auc.low, comparison.auc.high) == pytest.approx((-q, q))
+    more = compare_predictions(*(_table(noise=0.01, seed=seed, n=2000) for seed in (0, 1)))
+    assert more.verdict("auc", 0.01) == "non-inferior"
+    wrong = compare_predictions(few, replace(few, probability=1 - few.probability))
+    assert wrong.differences["auc"].interval == pytest.approx((1 - 2 * q, 1))
+    assert wrong.verdict("auc", 0.01) == "better"
+
+
 def test_the_better_model_is_found_both_ways() -> None:
     good, bad = _table(noise=0.1, seed=1), _table(noise=0.5, seed=2)
     comparison, reverse = compare_predictions(good, bad), compare_predictions(bad, good)

@@ -1,5 +1,6 @@
 """``pneumonia compare``."""
 
+import math
 from dataclasses import asdict
 from pathlib import Path
 
@@ -77,9 +78,10 @@ def compare(
     click.echo(f"{'':18} {'first':>8} {'second':>8} {'difference':>11}  95 % interval")
     for name, row in result.differences.items():
         low, high = row.interval
+        interval = "not known" if math.isnan(low) else f"{low:+.4f} to {high:+.4f}"
         click.echo(
             f"{name:18} {row.first:8.4f} {row.second:8.4f} {row.first - row.second:+11.4f}  "
-            f"{low:+.4f} to {high:+.4f}"
+            f"{interval}"
         )
     if result.auc is not None:
         auc = result.auc

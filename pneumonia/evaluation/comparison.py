@@ -5,14 +5,16 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
+from scipy.stats import binomtest, rankdata
 
 from pneumonia.errors import DataError
 from pneumonia.evaluation.intervals import (
     RESAMPLES,
+    UNKNOWN,
     AucComparison,
     Interval,
     compare_aucs,
+    interval_of_constant,
     percentile_interval,
     resampled_weights,
 )
@@ -20,6 +22,10 @@ from pneumonia.evaluation.metrics import classification_metrics, weighted_metric
 from pneumonia.evaluation.predictions import Predictions
 
 LOWER_IS_BETTER = frozenset({"loss", "brier", "ece"})
+_SHARES = frozenset({"auc", "accuracy", "balanced_accuracy", "sensitivity", "specificity"})
+"""The mean of what independent pairs of patients score."""
+_OF_THE_ORDER = frozenset({"auc", "average_precision"})
+"""The same for two models that rank all images alike."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +35,8 @@ class Difference:
     Attributes:
         first: Of the first model.
         second: Of the second model.
-        interval: 95 % interval of first minus second, by bootstrap over patients.
+        interval: 95 % interval of first minus second, by bootstrap over patients; NaN where
+            resamples do not tell.
     """
 
     first: float
@@ -81,8 +88,29 @@ class Comparison:
 def compare_predictions(first: Predictions, second: Predictions, *, seed: int = 0) -> Comparison:
     """Compare two models on the same images, which ``aligned`` has put into one order.
 
-    The bootstrap is paired: both models are measured on each resample of the patients.
+    The bootstrap is paired: both models are measured on each resample of the patients. A difference
+    that is the same in all of them, as between two models without an error, has the interval of
+    ``interval_of_constant``, or none.
     """
+    truth = first.truth
+    first_right, second_right = first.decisions == truth, second.decisions == truth
+    only_first = int((first_right & ~second_right).sum())
+    only_second = int((second_right & ~first_right).sum())
+    discordant = only_first + only_second
+    both_classes = 0 < truth.sum() < len(truth)
+    return Comparison(
+        len(truth),
+        len(set(first.patients)),
+        _differences(first, second, seed),
+        compare_aucs(truth, first.probability, second.probability) if both_classes else None,
+        only_first,
+        only_second,
+        float(binomtest(only_first, discordant).pvalue) if discordant else 1.0,
+        np.flatnonzero(first.decisions != second.decisions),
+    )
+
+
+def _differences(first: Predictions, second: Predictions, seed: int) -> dict[str, Difference]:
     truth = first.truth
     chunks = [
         (
@@ -93,25 +121,22 @@ def compare_predictions(first: Predictions, second: Predictions, *, seed: int = 
     ]
     of_first = classification_metrics(truth, first.probability, first.threshold)
     of_second = classification_metrics(truth, second.probability, second.threshold)
+    both_classes = 0 < truth.sum() < len(truth)
+    same_order = np.array_equal(rankdata(first.probability), rankdata(second.probability))
+    same = np.array_equal(first.probability, second.probability) and np.array_equal(
+        first.decisions, second.decisions
+    )
     differences = {}
     for name, value in of_first.items():
         resampled = np.concatenate([one[name] - other[name] for one, other in chunks])
-        differences[name] = Difference(value, of_second[name], percentile_interval(resampled))
-    first_right, second_right = first.decisions == truth, second.decisions == truth
-    only_first = int((first_right & ~second_right).sum())
-    only_second = int((second_right & ~first_right).sum())
-    discordant = only_first + only_second
-    both_classes = 0 < truth.sum() < len(truth)
-    return Comparison(
-        len(truth),
-        len(set(first.patients)),
-        differences,
-        compare_aucs(truth, first.probability, second.probability) if both_classes else None,
-        only_first,
-        only_second,
-        float(binomtest(only_first, discordant).pvalue) if discordant else 1.0,
-        np.flatnonzero(first.decisions != second.decisions),
-    )
+        interval = percentile_interval(resampled)
+        known = same or (same_order and name in _OF_THE_ORDER)
+        if interval[0] == interval[1] and not known:
+            exact = name in _SHARES and both_classes
+            difference = value - of_second[name]
+            interval = interval_of_constant(difference, truth, first.patients) if exact else UNKNOWN
+        differences[name] = Difference(value, of_second[name], interval)
+    return differences
 
 
 def aligned(

@@ -14,7 +14,7 @@ from pneumonia.evaluation.metrics import weighted_metrics
 Interval = tuple[float, float]
 
 RESAMPLES = 2000
-_UNKNOWN = (float("nan"), float("nan"))
+UNKNOWN = (float("nan"), float("nan"))
 _CHUNK = 4_000_000
 """Weights held in memory at once; 32 MB."""
 
@@ -60,7 +60,7 @@ def bootstrap_intervals(
     centred = resampled["ece"] - resampled["ece"].mean() + calibration_error
     resampled["ece"] = np.maximum(centred, 0)
     intervals = {name: percentile_interval(values) for name, values in resampled.items()}
-    without_width = {name: _UNKNOWN for name, (low, high) in intervals.items() if low == high}
+    without_width = {name: UNKNOWN for name, (low, high) in intervals.items() if low == high}
     exact = _exact_shares(truth, probability, patients, threshold)
     for name in ("auc", "balanced_accuracy"):
         if intervals[name] in ((0, 0), (1, 1)):
@@ -103,6 +103,21 @@ def exact_by_pairs(value: float, truth: Labels, patients: Sequence[object]) -> I
     patient = np.asarray(patients)
     n_pairs = min(len(np.unique(patient[truth == label])) for label in (0, 1))
     return exact_interval(n_pairs * int(value), n_pairs)
+
+
+def interval_of_constant(difference: float, truth: Labels, patients: Sequence[object]) -> Interval:
+    """95 % interval of a difference of AUCs or shares that is the same in every resample.
+
+    The difference is the mean of what independent pairs score, from -1 to 1, as in
+    ``exact_by_pairs``. Where all score the same, at most a certain share of others does not.
+
+    Args:
+        difference: Of two models on the same images, -1–1.
+        truth: 0 negative, 1 positive, int (n,), both there.
+        patients: Whom each image shows (n).
+    """
+    others = 1 - exact_by_pairs(1, truth, patients)[0]
+    return difference - others * (1 + difference), difference + others * (1 - difference)
 
 
 def _exact_shares(
@@ -148,7 +163,7 @@ def percentile_interval(values: NDArray[np.float64]) -> Interval:
     """The 2.5th and 97.5th percentile of the values that are numbers; NaN where none is."""
     known = values[np.isfinite(values)]
     if len(known) == 0:
-        return _UNKNOWN
+        return UNKNOWN
     low, high = np.percentile(known, [2.5, 97.5])
     return float(low), float(high)
 
@@ -199,7 +214,10 @@ def compare_aucs(truth: Labels, first: Probabilities, second: Probabilities) -> 
     variance = covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]
     deviation = float(np.sqrt(max(0.0, variance)))
     if deviation == 0:
-        return AucComparison(difference, difference, difference, float("nan"))
+        same = np.array_equal(rankdata(first), rankdata(second))
+        images = range(len(truth))
+        low, high = (0.0, 0.0) if same else interval_of_constant(difference, truth, images)
+        return AucComparison(difference, low, high, float("nan"))
     half = float(norm.ppf(0.975)) * deviation
     p_value = float(2 * norm.sf(abs(difference) / deviation))
     return AucComparison(difference, difference - half, difference + half, p_value)
