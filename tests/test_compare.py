@@ -62,7 +62,7 @@ def test_two_models_without_an_error_on_few_images_are_not_known_to_be_alike() -
     assert comparison.verdict("f1", 0.01) == "undecided"
     assert comparison.auc is not None
     assert (comparison.auc.low, comparison.auc.high) == pytest.approx((-q, q))
-    more = compare_predictions(*(_table(noise=0.01, seed=seed, n=2000) for seed in (0, 1)))
+    more = compare_predictions(*(_table(noise=0.01, seed=seed, n=1000) for seed in (0, 1)))
     assert more.verdict("auc", 0.01) == "non-inferior"
     wrong = compare_predictions(few, replace(few, probability=1 - few.probability))
     assert wrong.differences["auc"].interval == pytest.approx((1 - 2 * q, 1))
