@@ -18,7 +18,7 @@ from pneumonia.evaluation.calibration import at_prevalence
 from pneumonia.evaluation.conformal import possible_classes
 from pneumonia.evaluation.decide import decide
 from pneumonia.evaluation.drift import ScoreDrift
-from pneumonia.evaluation.predict import Predictor
+from pneumonia.evaluation.predict import Forward, Predictor
 from pneumonia.tracking.model_files import LoadedModel
 from pneumonia.training.device import Engine, choose_engine, out_of_memory_as_error
 
@@ -94,7 +94,7 @@ def score(
         files: Image files; looked at only as far ahead as decoding runs.
         batch_size: Images a forward pass.
         device: Where to compute.
-        precision: As ``Predictor`` takes it; labels are those of fp32.
+        precision: ``auto``, ``fp32``, ``bf16``, ``fp16`` or ``int8``; labels are those of fp32.
         threshold: Lowest probability called positive, 0–1; the model's own by default.
         gate: Whether images that look like no chest X-ray, or unlike those that the model was
             trained on, get no probability.
@@ -108,24 +108,35 @@ def score(
 
     Raises:
         DeviceError: The device is out of memory.
+        ModelError: ``int8`` changes what the model says.
         UsageError: This machine has no such device or precision, or the threshold is not 0–1.
     """
     least = model.threshold(threshold)
     if coverage is not None and not 0 < coverage < 1:
         raise UsageError(f"coverage = {coverage} is out of range: give more than 0, less than 1")
     reweighted = partial(reweight, model, prevalence=prevalence)
-    engine = choose_engine(device, precision)
+    int8 = precision == "int8"
+    engine = choose_engine(device, "fp32" if int8 else precision)
+    if int8 and engine.device.type != "cpu":
+        raise UsageError("precision 'int8' is computed by the processor: add --device cpu")
     remedy = f"try --batch-size {max(1, batch_size // 2)}, not {batch_size}"
     with (
         shared_cores(engine.device) as adapt_threads,
         out_of_memory_as_error(engine.device, remedy),
     ):
-        scorer = _Scorer(model, engine, least, reweighted, gate=gate, coverage=coverage)
+        forward = _int8_forward(model) if int8 else None
+        scorer = _Scorer(model, engine, forward, least, reweighted, gate=gate, coverage=coverage)
         # While one batch is in the forward pass, the next two are decoded.
         decoded = decode_ahead(files, model.config.preprocessing, window=2 * batch_size, check=True)
         while batch := list(islice(decoded, batch_size)):
             yield scorer.rows(batch)
             adapt_threads()
+
+
+def _int8_forward(model: LoadedModel) -> Forward:
+    from pneumonia.prediction.int8 import int8_forward  # its imports take a second
+
+    return int8_forward(model)
 
 
 def reweight(model: LoadedModel, probability: float, *, prevalence: float | None) -> float:
@@ -158,6 +169,7 @@ class _Scorer:
         self,
         model: LoadedModel,
         engine: Engine,
+        int8: Forward | None,
         threshold: float,
         reweighted: Callable[[float], float],
         *,
@@ -172,7 +184,7 @@ class _Scorer:
         self.threshold = threshold
         self.class_names = model.config.class_names
         self.predictor = Predictor(
-            model.network, threshold, engine, model.config.scaling, self.gate
+            model.network, threshold, engine, model.config.scaling, self.gate, int8
         )
         self.constant = {
             "label": "",

@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,6 +14,9 @@ from pneumonia.errors import DataError, ModelError, UsageError
 from pneumonia.evaluation.scaling import LogitScaling
 from pneumonia.files import atomic_write
 from pneumonia.tracking.model_files import LoadedModel
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 TOLERANCE = 1e-4
 """Largest difference of a probability between the file and PyTorch, in fp32."""
@@ -31,6 +35,33 @@ class _Exported(nn.Module):
     def forward(self, grey: torch.Tensor) -> torch.Tensor:
         """Compute the calibrated probability."""
         return self.scaling.probabilities(self.network(network_input(grey)))
+
+
+def onnx_graph(module: nn.Module, grey: torch.Tensor, outputs: list[str]) -> "ModelProto":
+    """A module as an ONNX graph that takes batches of any size.
+
+    Args:
+        module: It takes grey levels, float32 (B, H, W).
+        grey: An example of them, of at least two images.
+        outputs: Names of what it returns.
+
+    Raises:
+        ModelError: It cannot be written so.
+    """
+    with torch.inference_mode():
+        module(grey)  # what is kept from a first call must not be the exporter's stand-ins
+    program = torch.onnx.export(
+        module,
+        (grey,),
+        input_names=["grey"],
+        output_names=outputs,
+        dynamic_shapes=({0: torch.export.Dim("batch")},),
+        dynamo=True,
+        verbose=False,
+    )
+    if program is None:
+        raise ModelError("the network cannot be written as ONNX")
+    return program.model_proto
 
 
 def export_onnx(model: LoadedModel, output: Path) -> float:
@@ -63,18 +94,7 @@ def export_onnx(model: LoadedModel, output: Path) -> float:
     grey = torch.randint(
         0, 256, (_CHECKED, side, side), generator=torch.Generator().manual_seed(0)
     ).float()
-    program = torch.onnx.export(
-        exported,
-        (grey,),
-        input_names=["grey"],
-        output_names=["probability"],
-        dynamic_shapes=({0: torch.export.Dim("batch")},),
-        dynamo=True,
-        verbose=False,
-    )
-    if program is None:
-        raise ModelError(f"model {model.uri!r} cannot be written as ONNX")
-    graph = program.model_proto
+    graph = onnx_graph(exported, grey, ["probability"])
     described = {"model_uri": model.uri, "config": json.dumps(asdict(model.config))}
     onnx.helper.set_model_props(graph, described)
     content = graph.SerializeToString()

@@ -45,7 +45,7 @@ def predict(
         threshold: Lowest probability called positive, 0–1; the model's own by default.
         batch_size: Images a forward pass.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
-        precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``; the labels are those of fp32.
+        precision: ``auto``, ``fp32``, ``bf16``, ``fp16`` or ``int8``; labels are those of fp32.
         gate: Whether images that look like no chest X-ray, or unlike those that the model was
             trained on, get no probability.
         prevalence: Share of positive images where the model is used, 0–1: probabilities and
@@ -108,7 +108,7 @@ def predict_to_file(
         threshold: Lowest probability called positive, 0–1; the model's own by default.
         batch_size: Images a forward pass.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
-        precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``; the labels are those of fp32.
+        precision: ``auto``, ``fp32``, ``bf16``, ``fp16`` or ``int8``; labels are those of fp32.
         gate: As ``predict`` takes it.
         prevalence: As ``predict`` takes it.
         coverage: As ``predict`` takes it.
