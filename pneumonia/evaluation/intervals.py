@@ -33,10 +33,9 @@ def bootstrap_intervals(
     Patients are drawn, not images: images of one patient resemble each other, and drawing them one
     by one would make the intervals too narrow. The expected calibration error of a sample is larger
     than that of what it was drawn from (Kumar et al. 2019), so its interval is centred on the
-    value. A metric that is the same in every resample, as those of a set without errors, is not
-    known exactly for that: a share of 0 or 1 has the interval of Clopper & Pearson (1934) for as
-    many patients, AUC and balanced accuracy that for as many pairs of one patient of each class,
-    and the others have none.
+    value. Where there is no error every resample gives the same value, which is not certain for
+    that: a share of 0 or 1 has the interval of Clopper & Pearson (1934) for as many patients, an
+    AUC or balanced accuracy that of ``exact_by_pairs``, and other metrics have none.
 
     Args:
         truth: 0 negative, 1 positive, int (n,).
@@ -60,12 +59,12 @@ def bootstrap_intervals(
     centred = resampled["ece"] - resampled["ece"].mean() + calibration_error
     resampled["ece"] = np.maximum(centred, 0)
     intervals = {name: percentile_interval(values) for name, values in resampled.items()}
-    without_width = {name: UNKNOWN for name, (low, high) in intervals.items() if low == high}
+    unknown = {name: UNKNOWN for name, (low, high) in intervals.items() if low == high}
     exact = _exact_shares(truth, probability, patients, threshold)
     for name in ("auc", "balanced_accuracy"):
         if intervals[name] in ((0, 0), (1, 1)):
             exact[name] = exact_by_pairs(intervals[name][0], truth, patients)
-    return intervals | without_width | exact
+    return intervals | unknown | exact
 
 
 def exact_interval(count: int, n_patients: int) -> Interval:
@@ -91,9 +90,10 @@ def value_text(value: float, interval: Interval | None, digits: int = 3) -> str:
 def exact_by_pairs(value: float, truth: Labels, patients: Sequence[object]) -> Interval:
     """95 % interval of an AUC or balanced accuracy that is 0 or 1.
 
-    Each patient of the smaller class beside one of the larger makes independent pairs. Either
-    metric is the mean of what a pair scores, from 0 to 1, so a pair scores 1 at most so often. Of
-    pairs that all score 1 the interval of a share holds, and is too wide rather than too narrow.
+    Pair each patient of the smaller class with one of the larger. The pairs are independent, and
+    each scores between 0 and 1, with the metric as the mean. So a pair scores 1 with a probability
+    of at most the metric, and where all pairs do, the interval of that share is one of the metric:
+    too wide rather than too narrow.
 
     Args:
         value: The metric, 0 or 1.
@@ -108,8 +108,9 @@ def exact_by_pairs(value: float, truth: Labels, patients: Sequence[object]) -> I
 def interval_of_constant(difference: float, truth: Labels, patients: Sequence[object]) -> Interval:
     """95 % interval of a difference of AUCs or shares that is the same in every resample.
 
-    The difference is the mean of what independent pairs score, from -1 to 1, as in
-    ``exact_by_pairs``. Where all score the same, at most a certain share of others does not.
+    Pairs as in ``exact_by_pairs`` score between -1 and 1, with the difference as the mean. Where
+    all of them score the same, the share of pairs that would not is small but not 0: its interval
+    says how far the mean may lie from what they score.
 
     Args:
         difference: Of two models on the same images, -1–1.
