@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
+import mlflow
 import pytest
 from click.testing import Result
 
@@ -63,6 +64,31 @@ def test_labels_in_int8_are_those_of_fp32(
     assert "delete it, and it is made again" in result.stderr
     prepared.unlink()
     assert rows("int8") == rounded  # the same from the beginning
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("workplace")
+def test_an_ensemble_has_the_same_labels_in_int8_and_is_exported(
+    xrays: Path, tmp_path: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _needs_onnx()
+    monkeypatch.setenv("PNEUMONIA_CACHE", str(tmp_path / "cache"))
+    quick = ("--network", "simple_cnn", "--epochs", "1", "--image-size", "32", "--batch-size", "8")
+    seeds = run_cli("train", "--data", xrays, *quick, "--seeds", "2", "--register", "false")
+    assert seeds.exit_code == 0, seeds.stderr
+    (parent,) = mlflow.MlflowClient().search_runs(["0"], "tags.kind = 'seeds'")
+    assert run_cli("ensemble", parent.info.run_id).exit_code == 0
+
+    def labels(precision: str) -> list[tuple[str, str]]:
+        predict = ("predict", "--model-uri", "models:/simple_cnn/1", xrays / "test")
+        result = run_cli(*predict, "--device", "cpu", "--precision", precision)
+        assert result.exit_code == 0, result.stderr
+        table = csv.DictReader(io.StringIO(result.stdout))
+        return [(row["path"], row["label"]) for row in table]
+
+    assert labels("int8") == labels("fp32")
+    export = ("export", "--model-uri", "models:/simple_cnn/1", "--output", tmp_path / "model.onnx")
+    assert run_cli(*export).exit_code == 0
 
 
 def test_int8_without_onnx_runtime_says_what_to_install(

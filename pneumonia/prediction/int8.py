@@ -128,7 +128,8 @@ def _prepare(model: LoadedModel, file: Path) -> None:
     with TemporaryDirectory() as folder:
         exact, folded = Path(folder) / "exact.onnx", Path(folder) / "folded.onnx"
         onnx.save(graph, exact)
-        quantization.shape_inference.quant_pre_process(exact, folded)
+        # Symbolic shapes are for transformers, and are not found in an ensemble.
+        quantization.shape_inference.quant_pre_process(exact, folded, skip_symbolic_shape=True)
         with atomic_write(file) as unfinished:
             quantization.quantize_static(
                 folded,
