@@ -22,7 +22,7 @@ from pneumonia.training.setup import begin
 @click.command()
 @click.option("--network", default="resnet34", show_default=True)
 @click.option("--images", default=4037, show_default=True, help="Training images of an epoch.")
-@click.option("--steps", default=6, show_default=True, help="Steps that the epoch is told from.")
+@click.option("--steps", default=6, show_default=True, help="Steps by which an epoch is timed.")
 @click.option("--repeats", default=5, show_default=True, help="Checkpoints written.")
 def main(network: str, images: int, steps: int, repeats: int) -> None:
     """Compare the seconds that a checkpoint and an epoch take, by the network's experiment."""

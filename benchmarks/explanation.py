@@ -46,10 +46,10 @@ def main(network: str, epochs: int | None) -> None:
     for layer in _LAYERS[network]:
         heat = grad_cam(trained.network, [layer], grey)
         highest = heat.reshape(len(heat), -1).argmax(axis=1)
-        hits = inside.reshape(len(heat), -1)[np.arange(len(heat)), highest]
+        points_inside = inside.reshape(len(heat), -1)[np.arange(len(heat)), highest]
         total = heat.sum(axis=(1, 2))
         shares = (heat * inside).sum(axis=(1, 2)) / np.where(total > 0, total, 1)
-        figures.append(Figure(f"{layer}: points at an opacity", [float(hits.mean())]))
+        figures.append(Figure(f"{layer}: points at an opacity", [float(points_inside.mean())]))
         figures.append(Figure(f"{layer}: share of the heat inside", [float(shares.mean())]))
     best = round(trained.best["val/auc"], 4)
     report("explanation", figures, network=network, images=len(sick), validation_auc=best)

@@ -3,8 +3,8 @@
 python -m benchmarks.tracking --epoch-seconds 60 --repeats 5
 
 One store is an sqlite file, the other an ``mlflow server`` on this machine, started for it and
-stopped afterwards. What holds training up is told apart from what it takes until all is delivered,
-which would differ if anything were delivered in the background.
+stopped afterwards. The time that training waits and the time until all is delivered are measured
+separately: they would differ if anything were delivered in the background.
 """
 
 import logging

@@ -216,12 +216,12 @@ def test_a_browser_shows_decisions_and_reasons(served: str, xrays: Path, tmp_pat
     command += ["--remote-debugging-port=0", f"--user-data-dir={profile}", "about:blank"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as chromium:
         try:
-            told = profile / "DevToolsActivePort"
+            port_file = profile / "DevToolsActivePort"
             deadline = time.monotonic() + 60
-            while not (told.exists() and told.read_text()):
+            while not (port_file.exists() and port_file.read_text()):
                 assert time.monotonic() < deadline
                 time.sleep(0.1)
-            port = int(told.read_text().split()[0])
+            port = int(port_file.read_text().split()[0])
             dropping = drop_files(port, served, [*images, broken], tmp_path / "page.png")
             items = asyncio.run(asyncio.wait_for(dropping, 120))
         finally:

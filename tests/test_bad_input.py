@@ -187,7 +187,7 @@ def palette() -> bytes:
 
 def lying() -> bytes:
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned right by 90° for showing
+    exif[0x0112] = 6  # to be turned right by 90° to be shown
     return encoded(Image.fromarray(np.rot90(PICTURE)), "JPEG", quality=95, exif=exif)
 
 

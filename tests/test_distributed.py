@@ -183,8 +183,8 @@ def test_what_cannot_be_shared_is_refused(
     run_cli: Cli,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    told = {"TORCHELASTIC_RUN_ID": "none", "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}
-    for name, value in told.items():
+    variables = {"TORCHELASTIC_RUN_ID": "none", "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}
+    for name, value in variables.items():
         monkeypatch.setenv(name, value)
     data = () if command[0] == "predict" else ("--data", xrays)
     result = run_cli(*command, *data)

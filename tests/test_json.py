@@ -34,13 +34,13 @@ def test_evaluate_and_compare_print_json(
 def test_training_prints_json(xrays: Path, workplace: Path, run_cli: Cli) -> None:
     assert workplace.is_dir()
     result = run_cli("train", "--data", xrays, *QUICK, "--json")
-    told = json.loads(result.stdout)
-    assert told["model_uri"] == "models:/simple_cnn/1"
-    assert 0 <= told["test"]["auc"] <= 1
+    printed = json.loads(result.stdout)
+    assert printed["model_uri"] == "models:/simple_cnn/1"
+    assert 0 <= printed["test"]["auc"] <= 1
     assert "run " in result.stderr
     result = run_cli("train", "--data", xrays, *QUICK, "--seeds", "2", "--json")
-    told = json.loads(result.stdout)
-    assert len(told["seeds"]) == 2
-    assert told["spread"]["test_auc"]["deviation"] >= 0
+    printed = json.loads(result.stdout)
+    assert len(printed["seeds"]) == 2
+    assert printed["spread"]["test_auc"]["deviation"] >= 0
     result = run_cli("cross-validate", "--data", xrays, *QUICK, "--folds", "2", "--json")
     assert 0 <= json.loads(result.stdout)["metrics"]["auc"]["mean"] <= 1

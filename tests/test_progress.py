@@ -81,7 +81,7 @@ def test_predict_shows_a_count_on_a_terminal(
 
 @pytest.fixture(autouse=True)
 def not_quiet(caplog: pytest.LogCaptureFixture) -> None:
-    """Progress is told unless a command is quiet."""
+    """Progress is shown unless a command is quiet."""
     caplog.set_level(logging.INFO, "pneumonia")
 
 

@@ -144,8 +144,8 @@ def roc_and_precision_recall(
         return sentence_figure(f"There are {held} here. {need}", title)
     positive = truth == 1
     called = decide(probability, threshold) == 1
-    hits = int((called & positive).sum())
-    sensitivity = hits / int(positive.sum())
+    true_positives = int((called & positive).sum())
+    sensitivity = true_positives / int(positive.sum())
     false_positive_rate = int((called & ~positive).sum()) / int((~positive).sum())
     base_rate = float(positive.mean())
 
@@ -169,7 +169,7 @@ def roc_and_precision_recall(
         base_rate, color=GREY, linestyle="--", linewidth=1, label=f"base rate {base_rate:.1%}"
     )
     if called.any():
-        reached = hits / int(called.sum())
+        reached = true_positives / int(called.sum())
         rates = f"recall {sensitivity:.1%}, precision {reached:.1%}"
         _operating_point(tradeoff, sensitivity, reached, f"threshold {threshold:.3g}: {rates}")
     average = average_precision_score(truth, probability)

@@ -124,17 +124,17 @@ def _ranking_metrics(
     order = np.argsort(-probability, kind="stable")
     starts = np.flatnonzero(np.diff(probability[order], prepend=np.inf))  # (U,) distinct values
     ranked = weights[:, order]
-    hits = np.add.reduceat(ranked * positive[order], starts, axis=1)  # (R, U), highest first
-    alarms = np.add.reduceat(ranked * ~positive[order], starts, axis=1)
-    n_positive, n_negative = hits.sum(axis=1), alarms.sum(axis=1)
-    hits_so_far, alarms_so_far = hits.cumsum(axis=1), alarms.cumsum(axis=1)
+    positives = np.add.reduceat(ranked * positive[order], starts, axis=1)  # (R, U), highest first
+    negatives = np.add.reduceat(ranked * ~positive[order], starts, axis=1)
+    n_positive, n_negative = positives.sum(axis=1), negatives.sum(axis=1)
+    positives_so_far, negatives_so_far = positives.cumsum(axis=1), negatives.cumsum(axis=1)
     # A negative counts against the positives above it, and half against those of its own rank.
-    below = (alarms * (hits_so_far - hits / 2)).sum(axis=1)
-    called = hits_so_far + alarms_so_far
-    precision = hits_so_far / np.where(called > 0, called, 1)
+    below = (negatives * (positives_so_far - positives / 2)).sum(axis=1)
+    called = positives_so_far + negatives_so_far
+    precision = positives_so_far / np.where(called > 0, called, 1)
     return (
         _share(below, n_positive * n_negative),
-        _share((hits * precision).sum(axis=1), np.where(n_negative > 0, n_positive, 0)),
+        _share((positives * precision).sum(axis=1), np.where(n_negative > 0, n_positive, 0)),
     )
 
 

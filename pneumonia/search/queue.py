@@ -29,8 +29,8 @@ from pneumonia.search.trials import (
     PROCESS,
     REASON,
     former_attempts,
+    lost_its_worker,
     number_of,
-    was_left,
     worker_of,
 )
 
@@ -42,10 +42,10 @@ warnings.filterwarnings("ignore", category=ExperimentalWarning)
 _MAX_ATTEMPTS = 20
 _SURPLUS = "surplus"
 
-_HANDOVER = timedelta(seconds=10)
+_TIME_TO_RETRY = timedelta(seconds=10)
 """Without a lock: time within which a process enqueues a trial again after it failed it."""
 
-_SIGNING = timedelta(seconds=60)
+_TIME_TO_STORE_PROCESS = timedelta(seconds=60)
 """Without a lock: time that a worker has to write its process to a trial after it took it."""
 
 Objective = Callable[[optuna.Trial], float]
@@ -96,7 +96,7 @@ class TrialQueue:
             if NUMBER not in trial.user_attrs or _SURPLUS in trial.user_attrs:
                 continue
             known = counted.get(number_of(trial))
-            if known is None or was_left(known):
+            if known is None or lost_its_worker(known):
                 counted[number_of(trial)] = trial
         return [counted[number] for number in sorted(counted)]
 
@@ -194,9 +194,11 @@ class TrialQueue:
     def left(self) -> list[FrozenTrial]:
         """The trials of dead workers: those that ``recover`` puts back."""
         with self._locked():
-            running = [trial for trial in self.running() if self._is_left(trial)]
+            running = [trial for trial in self.running() if self._worker_is_gone(trial)]
             # With the lock, no other process can be about to enqueue a failed trial again.
-            lost = [t for t in self._lost() if self._lock or _age(t.datetime_complete) > _HANDOVER]
+            lost = [
+                t for t in self._lost() if self._lock or _age(t.datetime_complete) > _TIME_TO_RETRY
+            ]
             return [*running, *lost]
 
     def running(self) -> list[FrozenTrial]:
@@ -220,10 +222,10 @@ class TrialQueue:
             self._put_back(trial)
         return len(running) > len(own)
 
-    def _is_left(self, trial: FrozenTrial) -> bool:
+    def _worker_is_gone(self, trial: FrozenTrial) -> bool:
         process = worker_of(trial)
         if not process:  # its worker stopped between taking it and writing its process to it
-            return bool(self._lock) or _age(trial.datetime_start) > _SIGNING
+            return bool(self._lock) or _age(trial.datetime_start) > _TIME_TO_STORE_PROCESS
         return is_alive(process) is False
 
     def _lost(self) -> list[FrozenTrial]:
@@ -231,19 +233,19 @@ class TrialQueue:
         return [
             trial
             for trial in self.trials()
-            if was_left(trial) and len(former_attempts(trial)) < _MAX_ATTEMPTS
+            if lost_its_worker(trial) and len(former_attempts(trial)) < _MAX_ATTEMPTS
         ]
 
     def _put_back(self, trial: FrozenTrial) -> None:
         """Fail a trial, unless it has failed already, and enqueue it again as it was."""
         with self._locked():
-            if not was_left(trial):
+            if not lost_its_worker(trial):
                 try:
                     self.study.tell(trial.number, state=TrialState.FAIL)
                 except (ValueError, UpdateFinishedTrialError):  # another process was faster
                     return
             again = copy.deepcopy(trial)
-            # The next worker would otherwise be taken for the dead one until it has signed.
+            # Until the next worker stores its process, it would be taken for the dead one.
             again.user_attrs = {k: v for k, v in trial.user_attrs.items() if k != PROCESS}
             RetryHeartbeatStaleTrialCallback(max_retry=_MAX_ATTEMPTS)(self.study, again)
 
@@ -252,7 +254,7 @@ class TrialQueue:
 
 
 class _Attempt:
-    """An objective for ``Study.optimize`` that signs the trial with this process first.
+    """An objective for ``Study.optimize`` that stores this process in the trial first.
 
     Attributes:
         number: Optuna's number of the trial that was taken; None before one was.

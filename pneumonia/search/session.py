@@ -105,7 +105,7 @@ def resume(run_config: RunConfig, data: DataSet, new: NewRun, run_id: str = "") 
             f"study {study.study_name!r} is finished, with {len(queue.trials())} trials: ask for "
             "more with --trials"
         )
-    _sign(study)
+    _store_creator(study)
     reopen(study)
     return _prepare(study, run_config, data, start_run(new))
 
@@ -119,11 +119,11 @@ def _create(run_config: RunConfig, data: DataSet) -> optuna.Study | None:
         )
     study = create_study(experiment, run_config.search, data.digest)
     if study is not None:
-        _sign(study)
+        _store_creator(study)
     return study
 
 
-def _sign(study: optuna.Study) -> None:
+def _store_creator(study: optuna.Study) -> None:
     """Store which process creates the study."""
     for key, value in this_process().items():
         study.set_user_attr(key, value)

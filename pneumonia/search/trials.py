@@ -25,7 +25,7 @@ def number_of(trial: FrozenTrial | optuna.Trial) -> int:
 
 
 def worker_of(trial: FrozenTrial) -> Mapping[str, str]:
-    """The process that has a trial, or had it last; empty where none has signed."""
+    """The process that has a trial, or had it last; empty where none is stored."""
     process: Mapping[str, str] = trial.user_attrs.get(PROCESS, {})
     return process
 
@@ -37,12 +37,12 @@ def state_of(trial: FrozenTrial) -> str:
 
 def reason_of(trial: FrozenTrial) -> str:
     """Why a trial failed; empty where it did not."""
-    if was_left(trial):
+    if lost_its_worker(trial):
         return f"its worker stopped {len(former_attempts(trial)) + 1} times"
     return str(trial.user_attrs.get(REASON, ""))
 
 
-def was_left(trial: FrozenTrial) -> bool:
+def lost_its_worker(trial: FrozenTrial) -> bool:
     """Whether a trial failed without a reason of its own: its worker was stopped or died."""
     return trial.state == TrialState.FAIL and REASON not in trial.user_attrs
 

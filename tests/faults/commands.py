@@ -28,17 +28,17 @@ _IMPORTED = [
 
 
 def spawn(
-    place: Sandbox, arguments: list[str], name: str, **environment: str
+    sandbox: Sandbox, arguments: list[str], name: str, **environment: str
 ) -> subprocess.Popen[bytes]:
-    """Start ``python -m pneumonia`` in a place, its output going to ``NAME.out`` and ``.err``."""
+    """Start ``python -m pneumonia`` in a sandbox, its output going to ``NAME.out`` and ``.err``."""
     with (
-        (place.folder / f"{name}.out").open("wb") as out,
-        (place.folder / f"{name}.err").open("wb") as err,
+        (sandbox.folder / f"{name}.out").open("wb") as out,
+        (sandbox.folder / f"{name}.err").open("wb") as err,
     ):
         return subprocess.Popen(
             [sys.executable, "-m", "pneumonia", *arguments],
-            cwd=place.folder,
-            env={**_inherited(), **place.environment, **environment},
+            cwd=sandbox.folder,
+            env={**_inherited(), **sandbox.environment, **environment},
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=err,
@@ -84,20 +84,20 @@ class Forks:
 
     def start(
         self,
-        place: Sandbox,
+        sandbox: Sandbox,
         arguments: list[str],
         name: str,
         kill_point: KillPoint | None = None,
         **environment: str,
     ) -> BaseProcess:
-        """Start a command in a place, its output going to ``NAME.out`` and ``NAME.err``."""
-        kept = {**place.environment, **environment}
-        doing = place.folder / "doing"
-        return self.call(place.folder, kept, name, pneumonia, arguments, doing, kill_point)
+        """Start a command in a sandbox, its output going to ``NAME.out`` and ``NAME.err``."""
+        kept = {**sandbox.environment, **environment}
+        doing = sandbox.folder / "doing"
+        return self.call(sandbox.folder, kept, name, pneumonia, arguments, doing, kill_point)
 
-    def run(self, place: Sandbox, arguments: list[str], name: str) -> int:
+    def run(self, sandbox: Sandbox, arguments: list[str], name: str) -> int:
         """Run a command to its end; its exit code."""
-        process = self.start(place, arguments, name)
+        process = self.start(sandbox, arguments, name)
         process.join()
         return int(process.exitcode or 0)
 

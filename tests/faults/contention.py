@@ -23,7 +23,7 @@ import psutil
 from tests.faults.checks import Finding, client, every_run, last_line, registered, running
 from tests.faults.commands import Forks, spawn
 from tests.faults.report import Report
-from tests.faults.sandbox import QUICK, Places, Sandbox, sandboxes
+from tests.faults.sandbox import QUICK, Sandbox, Sandboxes, sandboxes
 from tests.faults.search_checks import check_search, study_named
 
 _NETWORK = "resnet34"
@@ -39,54 +39,54 @@ def main(folder: Path | None, only: str) -> None:
     """Let processes contend for caches, stores and names; interrupt them."""
     report, forks = Report("Contention and interrupts"), Forks()
     began = time.monotonic()
-    parts: dict[str, Callable[[Report, Forks, Places], None]] = {
+    parts: dict[str, Callable[[Report, Forks, Sandboxes], None]] = {
         "cache": _one_cache,
         "register_winner": _register_winner,
         "sqlite": _one_sqlite,
         "signals": _signals,
         "jobs": _jobs,
     }
-    with sandboxes(folder) as all_places:
+    with sandboxes(folder) as all_sandboxes:
         for name, part in parts.items():
             if only in ("", name):
-                part(report, forks, all_places)
+                part(report, forks, all_sandboxes)
     report.end({"minutes": round((time.monotonic() - began) / 60, 1)})
 
 
-def _train(place: Sandbox, *more: str) -> list[str]:
-    return ["train", "--data", str(place.data), *QUICK, "--network", _NETWORK, *more]
+def _train(sandbox: Sandbox, *more: str) -> list[str]:
+    return ["train", "--data", str(sandbox.data), *QUICK, "--network", _NETWORK, *more]
 
 
-def _one_cache(report: Report, forks: Forks, all_places: Places) -> None:
+def _one_cache(report: Report, forks: Forks, all_sandboxes: Sandboxes) -> None:
     """Three processes decode the same images at once."""
-    place = all_places.new("cache")
-    cache = str(place.folder / "cache")
+    sandbox = all_sandboxes.new("cache")
+    cache = str(sandbox.folder / "cache")
     names = [f"train-{number}" for number in range(3)]
-    arguments = _train(place, "--epochs", "1", "--register", "false")
-    processes = [forks.start(place, arguments, name, PNEUMONIA_CACHE=cache) for name in names]
+    arguments = _train(sandbox, "--epochs", "1", "--register", "false")
+    processes = [forks.start(sandbox, arguments, name, PNEUMONIA_CACHE=cache) for name in names]
     for name, process in zip(names, processes, strict=True):
         process.join()
-        breach = last_line(place.folder / f"{name}.err") if process.exitcode else ""
+        breach = last_line(sandbox.folder / f"{name}.err") if process.exitcode else ""
         report.check("processes that share a cache end well", breach)
     built = [path.name for path in Path(cache).iterdir() if path.is_dir()]
     report.check("one cache is built", "" if len(built) == 1 else f"{built}")
-    metrics = {run.data.metrics["val/loss"] for run in every_run(client(place.tracking_uri))}
+    metrics = {run.data.metrics["val/loss"] for run in every_run(client(sandbox.tracking_uri))}
     report.check("they read the same images", "" if len(metrics) == 1 else f"{metrics}")
 
 
-def _register_winner(report: Report, forks: Forks, all_places: Places) -> None:
+def _register_winner(report: Report, forks: Forks, all_sandboxes: Sandboxes) -> None:
     """Trainings of the same network end together."""
-    place = all_places.new("register_winner")
+    sandbox = all_sandboxes.new("register_winner")
     seeds = (1, 2, 3)
     processes = [
-        forks.start(place, _train(place, "--epochs", "1", "--seed", str(seed)), f"train-{seed}")
+        forks.start(sandbox, _train(sandbox, "--epochs", "1", "--seed", str(seed)), f"train-{seed}")
         for seed in seeds
     ]
     for seed, process in zip(seeds, processes, strict=True):
         process.join()
-        breach = last_line(place.folder / f"train-{seed}.err") if process.exitcode else ""
+        breach = last_line(sandbox.folder / f"train-{seed}.err") if process.exitcode else ""
         report.check("trainings that register together end well", breach)
-    store = client(place.tracking_uri)
+    store = client(sandbox.tracking_uri)
     found = sorted(registered(store, _NETWORK))
     report.check("each is registered once", "" if found == ["1", "2", "3"] else f"{found}")
     values = {
@@ -100,61 +100,61 @@ def _register_winner(report: Report, forks: Forks, all_places: Places) -> None:
     report.check("the best of them is champion", breach)
 
 
-def _one_sqlite(report: Report, forks: Forks, all_places: Places) -> None:
+def _one_sqlite(report: Report, forks: Forks, all_sandboxes: Sandboxes) -> None:
     """Four workers, one study and one MLflow store, all in sqlite files."""
-    place, n_trials = all_places.new("sqlite"), 12
-    storage = f"sqlite:///{place.folder}/optuna.db"
+    sandbox, n_trials = all_sandboxes.new("sqlite"), 12
+    storage = f"sqlite:///{sandbox.folder}/optuna.db"
     arguments = _train(
-        *(place, "--epochs", "1", "--trials", str(n_trials), "--study", "crowd"),
+        *(sandbox, "--epochs", "1", "--trials", str(n_trials), "--study", "crowd"),
         *("--storage", storage, "--join"),
     )
     names = [f"worker-{number}" for number in range(4)]
-    processes = [forks.start(place, arguments, name) for name in names]
+    processes = [forks.start(sandbox, arguments, name) for name in names]
     for name, process in zip(names, processes, strict=True):
         process.join()
-        said = (place.folder / f"{name}.err").read_text()
-        breach = last_line(place.folder / f"{name}.err") if process.exitcode else ""
+        said = (sandbox.folder / f"{name}.err").read_text()
+        breach = last_line(sandbox.folder / f"{name}.err") if process.exitcode else ""
         report.check("workers on sqlite end well", breach)
         breach = "locked" if "database is locked" in said else ""
         report.check("no lock of a database reaches the user", breach)
     check_search(
-        report, client(place.tracking_uri), study_named("crowd", storage), n_trials, _NETWORK
+        report, client(sandbox.tracking_uri), study_named("crowd", storage), n_trials, _NETWORK
     )
 
 
-def _signals(report: Report, forks: Forks, all_places: Places) -> None:
+def _signals(report: Report, forks: Forks, all_sandboxes: Sandboxes) -> None:
     """Interrupts between batches, and twice."""
     arguments = ("--epochs", str(_EPOCHS), "--experiment-name", "faults")
-    peace = all_places.new("peace")
+    peace = all_sandboxes.new("peace")
     forks.run(peace, _train(peace, *arguments), "train")
     store = client(peace.tracking_uri)
     expected = Finding.of(store, every_run(store)[0].info.run_id, _NETWORK)
     for number in (signal.SIGINT, signal.SIGTERM):
-        place = all_places.new(number.name)
-        worker = spawn(place, _train(place, *arguments), "train")
-        _await_text(place.folder / "train.err", "epoch 2/", worker)
+        sandbox = all_sandboxes.new(number.name)
+        worker = spawn(sandbox, _train(sandbox, *arguments), "train")
+        _await_text(sandbox.folder / "train.err", "epoch 2/", worker)
         worker.send_signal(number)
         code = worker.wait()
         name = f"{number.name} in an epoch"
         report.check("an interrupt ends with 130", "" if code == 130 else f"{code}", name)
-        store = client(place.tracking_uri)
+        store = client(sandbox.tracking_uri)
         (run,) = every_run(store)
         status = run.info.status
         report.check("its run is KILLED", "" if status == "KILLED" else status, name)
-        said = (place.folder / "train.err").read_text()
+        said = (sandbox.folder / "train.err").read_text()
         command = f"pneumonia train --resume {run.info.run_id}"
         report.check("it says how to go on", "" if command in said else said[-300:], name)
         report.check("it shows no traceback", "shown" if "Traceback" in said else "", name)
-        state = place.state / "runs" / run.info.run_id / "checkpoint.pt"
+        state = sandbox.state / "runs" / run.info.run_id / "checkpoint.pt"
         report.check("it keeps a checkpoint", "" if state.is_file() else f"no {state}", name)
-        code = forks.run(place, ["train", "--resume", run.info.run_id], "resume")
-        breach = last_line(place.folder / "resume.err") if code else ""
+        code = forks.run(sandbox, ["train", "--resume", run.info.run_id], "resume")
+        breach = last_line(sandbox.folder / "resume.err") if code else ""
         report.check("it can be resumed", breach, name)
         breach = expected.difference(Finding.of(store, run.info.run_id, _NETWORK))
         report.check("it ends bit for bit as if never interrupted", breach, name)
-    place = all_places.new("twice")
-    worker = spawn(place, _train(place, "--epochs", "50", "--image-size", "128"), "train")
-    _await_text(place.folder / "train.err", "epoch 1/", worker)
+    sandbox = all_sandboxes.new("twice")
+    worker = spawn(sandbox, _train(sandbox, "--epochs", "50", "--image-size", "128"), "train")
+    _await_text(sandbox.folder / "train.err", "epoch 1/", worker)
     for _ in range(2):
         worker.send_signal(signal.SIGINT)
         time.sleep(0.3)
@@ -162,22 +162,22 @@ def _signals(report: Report, forks: Forks, all_places: Places) -> None:
     # A process that ends may die of the second one, which is 130 as well in a shell.
     breach = "" if code in (130, -signal.SIGINT) else f"{code}"
     report.check("two interrupts end with 130", breach)
-    report.check("no run is left RUNNING", running(client(place.tracking_uri)))
+    report.check("no run is left RUNNING", running(client(sandbox.tracking_uri)))
 
 
-def _jobs(report: Report, forks: Forks, all_places: Places) -> None:
+def _jobs(report: Report, forks: Forks, all_sandboxes: Sandboxes) -> None:
     """Ctrl-C on a search with two workers: while they start, and while they train."""
     for moment in ("starting", "training"):
-        place, n_trials = all_places.new(f"jobs-{moment}"), 3
-        storage = f"sqlite:///{place.folder}/optuna.db"
+        sandbox, n_trials = all_sandboxes.new(f"jobs-{moment}"), 3
+        storage = f"sqlite:///{sandbox.folder}/optuna.db"
         arguments = _train(
-            *(place, "--epochs", "3", "--trials", str(n_trials), "--study", "jobs"),
+            *(sandbox, "--epochs", "3", "--trials", str(n_trials), "--study", "jobs"),
             *("--storage", storage, "--jobs", "2"),
         )
-        coordinator = spawn(place, arguments, "train")
-        _await_text(place.folder / "train.out", "run ", coordinator)
+        coordinator = spawn(sandbox, arguments, "train")
+        _await_text(sandbox.folder / "train.out", "run ", coordinator)
         if moment == "training":
-            _await_text(place.folder / "train.err", "epoch 1/", coordinator)
+            _await_text(sandbox.folder / "train.err", "epoch 1/", coordinator)
         else:
             time.sleep(2)
         workers = psutil.Process(coordinator.pid).children()
@@ -187,19 +187,19 @@ def _jobs(report: Report, forks: Forks, all_places: Places) -> None:
         report.check("an interrupt ends with 130", "" if code == 130 else f"{code}", case)
         left = [str(worker.pid) for worker in workers if worker.is_running()]
         report.check("no worker is left", ", ".join(left), case)
-        store = client(place.tracking_uri)
+        store = client(sandbox.tracking_uri)
         report.check("no run is left RUNNING", running(store), case)
         study = study_named("jobs", storage)
         states = [trial.state.name for trial in study.trials]
         breach = "RUNNING" if "RUNNING" in states else ""
         report.check("no trial is left RUNNING", breach, case)
-        said = (place.folder / "train.err").read_text()
+        said = (sandbox.folder / "train.err").read_text()
         report.check("it shows no traceback", "shown" if "Traceback" in said else "", case)
         (parent,) = [r for r in every_run(store) if "mlflow.parentRunId" not in r.data.tags]
         status = parent.info.status
         report.check("its run is KILLED", "" if status == "KILLED" else status, case)
-        code = forks.run(place, ["train", "--resume", parent.info.run_id], "resume")
-        breach = last_line(place.folder / "resume.err") if code else ""
+        code = forks.run(sandbox, ["train", "--resume", parent.info.run_id], "resume")
+        breach = last_line(sandbox.folder / "resume.err") if code else ""
         report.check("it can be resumed", breach, case)
         check_search(report, store, study_named("jobs", storage), n_trials, _NETWORK)
 

@@ -37,7 +37,7 @@ from tests.faults.checks import (
 from tests.faults.commands import Forks
 from tests.faults.kill_point import KillPoint
 from tests.faults.report import Report
-from tests.faults.sandbox import QUICK, Places, Sandbox, sandboxes
+from tests.faults.sandbox import QUICK, Sandbox, Sandboxes, sandboxes
 
 _AIMS = (
     KillPoint("create_run", "after"),
@@ -73,11 +73,11 @@ _AIMS = (
 class Killing:
     """Kills runs of one kind, resumes them, and compares them with one left in peace."""
 
-    def __init__(self, all_places: Places, network: str, epochs: int, report: Report) -> None:
-        self.sandboxes, self.report, self.network = all_places, report, network
+    def __init__(self, all_sandboxes: Sandboxes, network: str, epochs: int, report: Report) -> None:
+        self.sandboxes, self.report, self.network = all_sandboxes, report, network
         self.forks = Forks()
         self.arguments = [
-            *("train", "--data", str(all_places.data), *QUICK, "--network", network),
+            *("train", "--data", str(all_sandboxes.data), *QUICK, "--network", network),
             *("--epochs", str(epochs), "--experiment-name", "faults"),
         ]
         self.found_at: Counter[str] = Counter()
@@ -86,54 +86,56 @@ class Killing:
 
     def in_peace(self) -> float:
         """Train once without harm; how long it takes in seconds of CPU time."""
-        self.forks.run(self.new_place("warm"), self.arguments, "train")  # decodes the images
+        self.forks.run(self.new_sandbox("warm"), self.arguments, "train")  # decodes the images
         self.sandboxes.folder.joinpath("warm", "mlflow.db").unlink()
-        place = self.new_place("peace")
-        process = self.forks.start(place, self.arguments, "train")
+        sandbox = self.new_sandbox("peace")
+        process = self.forks.start(sandbox, self.arguments, "train")
         took = await_cpu_seconds(process, math.inf)
         if process.exitcode:
-            raise click.ClickException(last_line(place.folder / "train.err"))
-        store = client(place.tracking_uri)
+            raise click.ClickException(last_line(sandbox.folder / "train.err"))
+        store = client(sandbox.tracking_uri)
         (run,) = every_run(store)
         self.expected = Finding.of(store, run.info.run_id, self.network)
         return took
 
-    def new_place(self, name: str) -> Sandbox:
-        """A place with an empty store: making its tables takes seconds and is not the subject."""
+    def new_sandbox(self, name: str) -> Sandbox:
+        """A sandbox with an empty store: making its tables takes seconds and is not the subject."""
         from pneumonia.tracking.store import connect
 
         template = self.sandboxes.folder / "empty.db"
         if not template.exists():
             connect(f"sqlite:///{template}")
-        place = self.sandboxes.new(name)
-        (place.folder / "mlflow.db").write_bytes(template.read_bytes())
-        return place
+        sandbox = self.sandboxes.new(name)
+        (sandbox.folder / "mlflow.db").write_bytes(template.read_bytes())
+        return sandbox
 
     def once(
         self, case: str, *, after: float | None = None, kill_point: KillPoint | None = None
     ) -> None:
         """Kill one run after some seconds of CPU time or where aimed at, resume it, and look."""
-        place = self.new_place(case.replace(" ", "-"))
-        process = self.forks.start(place, self.arguments, "train", kill_point)
+        sandbox = self.new_sandbox(case.replace(" ", "-"))
+        process = self.forks.start(sandbox, self.arguments, "train", kill_point)
         await_cpu_seconds(process, math.inf if after is None else after)
         process.kill()
         process.join()
         died = process.exitcode == -signal.SIGKILL
         self.killed += died
-        doing = (place.folder / "doing").read_text().strip() if died else "it had ended"
+        doing = (sandbox.folder / "doing").read_text().strip() if died else "it had ended"
         self.found_at[doing or "starting"] += 1
         case = f"{case} (in {doing})"
         if not died and kill_point is not None:
-            self.report.check("an aimed kill hits", f"exit code {process.exitcode}", case)
-        self._resume(place, case)
-        self._compare(place, case)
-        place.remove()
+            self.report.check(
+                "a kill point stops the process", f"exit code {process.exitcode}", case
+            )
+        self._resume(sandbox, case)
+        self._compare(sandbox, case)
+        sandbox.remove()
 
-    def _resume(self, place: Sandbox, case: str) -> None:
-        store = client(place.tracking_uri)
+    def _resume(self, sandbox: Sandbox, case: str) -> None:
+        store = client(sandbox.tracking_uri)
         for run in every_run(store):
-            code = self.forks.run(place, ["train", "--resume", run.info.run_id], "resume")
-            said = last_line(place.folder / "resume.err")
+            code = self.forks.run(sandbox, ["train", "--resume", run.info.run_id], "resume")
+            said = last_line(sandbox.folder / "resume.err")
             if code == 0:
                 return
             if run.info.status == "FINISHED" and "nothing to resume" in said:
@@ -142,13 +144,13 @@ class Killing:
                 self.report.check("a killed run resumes", f"exit code {code}: {said}", case)
                 return
         self.begun_anew += 1
-        code = self.forks.run(place, self.arguments, "anew")
+        code = self.forks.run(sandbox, self.arguments, "anew")
         if code:
-            self.report.check("a killed run resumes", last_line(place.folder / "anew.err"), case)
+            self.report.check("a killed run resumes", last_line(sandbox.folder / "anew.err"), case)
 
-    def _compare(self, place: Sandbox, case: str) -> None:
+    def _compare(self, sandbox: Sandbox, case: str) -> None:
         check = self.report.check
-        store = client(place.tracking_uri)
+        store = client(sandbox.tracking_uri)
         check("no run is left RUNNING", running(store), case)
         ended = [run for run in every_run(store) if run.info.status == "FINISHED"]
         breach = "" if len(ended) == 1 else f"{len(ended)} finished runs"
@@ -166,7 +168,7 @@ class Killing:
         except Exception as error:  # noqa: BLE001 - whatever cannot be read is a breach
             breach = f"{type(error).__name__}: {error}"
         check("metrics, artifacts and weights are the same", breach, case)
-        left = [str(path.name) for path in (place.state / "runs").glob("*")]
+        left = [str(path.name) for path in (sandbox.state / "runs").glob("*")]
         check("nothing is left on disk", ", ".join(left), case)
 
 
@@ -197,8 +199,8 @@ def main(
     """Kill training runs with SIGKILL, resume each, and compare with one left in peace."""
     report, rng = Report("Training killed and resumed"), random.Random(seed)
     began = time.monotonic()
-    with sandboxes(folder) as all_places:
-        killing = Killing(all_places, network, epochs, report)
+    with sandboxes(folder) as all_sandboxes:
+        killing = Killing(all_sandboxes, network, epochs, report)
         life = killing.in_peace()
         click.echo(f"in peace a run takes {life:.1f} s of CPU time", err=True)
         for number in range(kills):

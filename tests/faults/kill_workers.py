@@ -30,8 +30,8 @@ _NETWORK, _STUDY = "resnet34", "shared"
 class Workers:
     """The workers of one study, some of them dead."""
 
-    def __init__(self, place: Sandbox, arguments: list[str]) -> None:
-        self.place, self.arguments, self.forks = place, arguments, Forks()
+    def __init__(self, sandbox: Sandbox, arguments: list[str]) -> None:
+        self.sandbox, self.arguments, self.forks = sandbox, arguments, Forks()
         self.alive: list[tuple[str, BaseProcess]] = []
         self.started = 0
         self.codes: list[int] = []
@@ -42,7 +42,7 @@ class Workers:
         name = f"worker-{self.started}"
         self.started += 1
         arguments = [*self.arguments, *(more or ("--join",))]
-        self.alive.append((name, self.forks.start(self.place, arguments, name)))
+        self.alive.append((name, self.forks.start(self.sandbox, arguments, name)))
 
     def reap(self) -> None:
         """Take note of the workers that have ended by themselves."""
@@ -51,7 +51,7 @@ class Workers:
                 self.alive.remove((name, worker))
                 self.codes.append(worker.exitcode)
                 if worker.exitcode:
-                    self.said.append(f"{name}: {last_line(self.place.folder / f'{name}.err')}")
+                    self.said.append(f"{name}: {last_line(self.sandbox.folder / f'{name}.err')}")
 
     def kill_one(self, rng: random.Random) -> None:
         """Kill one of those alive."""
@@ -69,18 +69,18 @@ class Workers:
 
 @contextmanager
 def stores(
-    storage: str, tracking: str, place: Sandbox
+    storage: str, tracking: str, sandbox: Sandbox
 ) -> Iterator[tuple[str, str, Cluster | None]]:
     """The URLs of the study's storage and of MLflow's store, each of the kind asked for."""
     with ExitStack() as stack:
         database = stack.enter_context(cluster()) if "postgresql" in (storage, tracking) else None
         optuna_urls = {
-            "sqlite": f"sqlite:///{place.folder}/optuna.db",
-            "journal": f"journal:///{place.folder}/optuna.journal",
+            "sqlite": f"sqlite:///{sandbox.folder}/optuna.db",
+            "journal": f"journal:///{sandbox.folder}/optuna.journal",
         }
         if storage == "postgresql" and database:
             optuna_urls[storage] = database.create("optuna")
-        uri = place.tracking_uri
+        uri = sandbox.tracking_uri
         if tracking == "postgresql" and database:
             uri = database.create("mlflow")
         yield optuna_urls[storage], uri, database
@@ -119,15 +119,15 @@ def main(
     """Kill workers of one study with SIGKILL, start others, and count the trials."""
     report, rng = Report(f"Workers killed, {storage}, MLflow in {tracking}"), random.Random(seed)
     began = time.monotonic()
-    with sandboxes(folder) as all_places:
-        place = all_places.new("search")
-        with stores(storage, tracking, place) as (url, uri, database):
+    with sandboxes(folder) as all_sandboxes:
+        sandbox = all_sandboxes.new("search")
+        with stores(storage, tracking, sandbox) as (url, uri, database):
             arguments = [
-                *("train", "--data", str(place.data), *QUICK, "--network", _NETWORK),
+                *("train", "--data", str(sandbox.data), *QUICK, "--network", _NETWORK),
                 *("--epochs", str(epochs), "--trials", str(trials), "--study", _STUDY),
                 *("--storage", url, "--tracking-uri", uri),
             ]
-            team = Workers(place, arguments)
+            team = Workers(sandbox, arguments)
             try:
                 killed = _harm(team, workers, kills, every, rng, database if restarts else None)
             finally:

@@ -48,13 +48,13 @@ def main(outages: int, epochs: int, seed: int, folder: Path | None) -> None:
     """Stop and start the tracking server during a run, and look at what arrived."""
     report, rng = Report("Tracking server stopped and started"), random.Random(seed)
     began = time.monotonic()
-    with sandboxes(folder) as all_places:
-        place, forks = all_places.new("outages"), Forks()
-        server = Server(place.folder)
+    with sandboxes(folder) as all_sandboxes:
+        sandbox, forks = all_sandboxes.new("outages"), Forks()
+        server = Server(sandbox.folder)
         server.start()
         try:
-            counts = _come_and_go(report, server, place, forks, outages, epochs, rng)
-            other = all_places.new("away")
+            counts = _come_and_go(report, server, sandbox, forks, outages, epochs, rng)
+            other = all_sandboxes.new("away")
             _stay_away(report, server, other, forks)
         finally:
             server.stop()
@@ -64,15 +64,15 @@ def main(outages: int, epochs: int, seed: int, folder: Path | None) -> None:
 def _come_and_go(
     report: Report,
     server: Server,
-    place: Sandbox,
+    sandbox: Sandbox,
     forks: Forks,
     outages: int,
     epochs: int,
     rng: random.Random,
 ) -> dict[str, int]:
-    process = forks.start(place, _arguments(place, server, epochs), "train")
+    process = forks.start(sandbox, _arguments(sandbox, server, epochs), "train")
     had = 0
-    _await_text(place.folder / "train.err", "epoch 1/", process.is_alive)
+    _await_text(sandbox.folder / "train.err", "epoch 1/", process.is_alive)
     while had < outages and process.is_alive():
         server.stop(rng.choice((signal.SIGKILL, signal.SIGTERM)))
         had += 1
@@ -80,8 +80,8 @@ def _come_and_go(
         server.start()
         time.sleep(3 * rng.random())
     process.join()
-    said = (place.folder / "train.err").read_text()
-    breach = "" if process.exitcode == 0 else last_line(place.folder / "train.err")
+    said = (sandbox.folder / "train.err").read_text()
+    breach = "" if process.exitcode == 0 else last_line(sandbox.folder / "train.err")
     report.check("the run ends well", breach)
     warnings = said.count("does not answer")
     breach = "" if 1 <= warnings <= outages else f"{warnings} warnings, {outages} outages"
@@ -89,28 +89,28 @@ def _come_and_go(
     report.check("no traceback is shown", "Traceback" if "Traceback" in said else "")
     store = client(server.url)
     _check_run(report, store, epochs)
-    left = [str(path.name) for path in (place.state / "runs").glob("*")]
+    left = [str(path.name) for path in (sandbox.state / "runs").glob("*")]
     report.check("nothing is left on disk", ", ".join(left))
     during = len([line for line in said.splitlines() if " epoch " in line])
     return {"outages": had, "epochs": epochs, "epochs seen": during, "warnings": warnings}
 
 
-def _stay_away(report: Report, server: Server, place: Sandbox, forks: Forks) -> None:
+def _stay_away(report: Report, server: Server, sandbox: Sandbox, forks: Forks) -> None:
     """The server stays away until the run has given up; then it is resumed."""
-    process = forks.start(place, _arguments(place, server, 8), "train", PNEUMONIA_PATIENCE="4")
-    _await_text(place.folder / "train.err", "epoch 2/", process.is_alive)
+    process = forks.start(sandbox, _arguments(sandbox, server, 8), "train", PNEUMONIA_PATIENCE="4")
+    _await_text(sandbox.folder / "train.err", "epoch 2/", process.is_alive)
     server.stop()
     process.join()
-    said = (place.folder / "train.err").read_text().splitlines()
+    said = (sandbox.folder / "train.err").read_text().splitlines()
     errors = [line for line in said if line.startswith("Error")]
     breach = "" if process.exitcode == 1 and len(errors) == 1 and said[-1] == errors[0] else said
     report.check("a server that stays away ends the run with one line", str(breach or ""))
-    kept = list((place.state / "runs").glob("*/outbox/*.json"))
+    kept = list((sandbox.state / "runs").glob("*/outbox/*.json"))
     report.check("what was to be logged is kept", "" if kept else "nothing is kept")
     server.start()
-    (run_folder,) = (place.state / "runs").iterdir()
-    code = forks.run(place, ["train", "--resume", run_folder.name], "resume")
-    breach = last_line(place.folder / "resume.err") if code else ""
+    (run_folder,) = (sandbox.state / "runs").iterdir()
+    code = forks.run(sandbox, ["train", "--resume", run_folder.name], "resume")
+    breach = last_line(sandbox.folder / "resume.err") if code else ""
     report.check("the run is resumed when the server is back", breach)
     _check_run(report, client(server.url), 8, versions=2)
 
@@ -139,9 +139,9 @@ def _check_run(report: Report, store: mlflow.MlflowClient, epochs: int, versions
     check("one version is registered", "" if len(found) == versions else f"versions {found}")
 
 
-def _arguments(place: Sandbox, server: Server, epochs: int) -> list[str]:
+def _arguments(sandbox: Sandbox, server: Server, epochs: int) -> list[str]:
     return [
-        *("train", "--data", str(place.data), *QUICK, "--network", _NETWORK),
+        *("train", "--data", str(sandbox.data), *QUICK, "--network", _NETWORK),
         *("--epochs", str(epochs), "--tracking-uri", server.url),
     ]
 

@@ -1,4 +1,4 @@
-"""A place of its own for one command: data, stores and state in a folder that goes with it."""
+"""A folder of its own for one command: data, stores and state, removed afterwards."""
 
 import os
 import shutil
@@ -49,7 +49,7 @@ class Sandbox:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What commands in this place have in their environment."""
+        """What commands in this sandbox have in their environment."""
         cache = self.data.parent / "cache"
         return {**_ENVIRONMENT, "PNEUMONIA_STATE": str(self.state), "PNEUMONIA_CACHE": str(cache)}
 
@@ -59,7 +59,7 @@ class Sandbox:
 
 
 @contextmanager
-def sandboxes(folder: Path | None = None) -> Iterator["Places"]:
+def sandboxes(folder: Path | None = None) -> Iterator["Sandboxes"]:
     """A folder for the sandboxes of one script, removed afterwards."""
     for name in [name for name in os.environ if name.startswith(("MLFLOW_", "PNEUMONIA_"))]:
         del os.environ[name]
@@ -69,11 +69,11 @@ def sandboxes(folder: Path | None = None) -> Iterator["Places"]:
     ) as name:
         data = Path(name) / "xrays"
         write_demo_set(data, patients=40, size=64)
-        yield Places(Path(name), data)
+        yield Sandboxes(Path(name), data)
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
+class Sandboxes:
     """Where the sandboxes of one script are.
 
     Attributes:
@@ -85,7 +85,7 @@ class Places:
     data: Path
 
     def new(self, name: str) -> Sandbox:
-        """A new, empty place."""
+        """A new, empty sandbox."""
         folder = self.folder / name
         folder.mkdir(parents=True)
         return Sandbox(folder, self.data)
