@@ -332,6 +332,14 @@ def test_a_model_whose_files_were_changed_is_refused(
     assert predict(run_cli, trained, xrays / "val").exit_code in (0, 3)
 
 
+def test_reading_a_model_draws_no_random_weights(trained: SimpleNamespace) -> None:
+    connect(trained.tracking_uri)
+    before = torch.get_rng_state()
+    network = load_model(URI).network
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not any(weight.is_meta for weight in network.state_dict().values())
+
+
 def test_the_code_of_a_model_is_compared_before_it_runs(trained: SimpleNamespace) -> None:
     connect(trained.tracking_uri)
     model = load_model(URI)

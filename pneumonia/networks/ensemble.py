@@ -32,9 +32,10 @@ def trained_network(
     weights: Mapping[str, torch.Tensor],
 ) -> nn.Module:
     """Build one network, or an ensemble of several, with given weights, in evaluation mode."""
-    networks = [build(image_size, 0.0, standardise) for _ in range(members)]
+    with torch.device("meta"):  # drawing weights that are replaced at once takes long
+        networks = [build(image_size, 0.0, standardise) for _ in range(members)]
     network = networks[0] if members == 1 else Ensemble(networks)
-    network.load_state_dict(weights)
+    network.load_state_dict(weights, assign=True)
     return network.eval()
 
 

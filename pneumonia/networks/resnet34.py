@@ -70,7 +70,9 @@ class ResNet34(nn.Module):
         self.layer1, self.layer2, self.layer3, self.layer4 = layers
         self.fc = DropoutLinear(_CHANNELS[-1], 2, dropout)
         for module in self.modules():
-            if isinstance(module, nn.Conv2d):  # He et al. 2015, as torchvision does
+            # He et al. 2015, as torchvision does. On the meta device there is nothing to draw, and
+            # PyTorch would import its compiler for it.
+            if isinstance(module, nn.Conv2d) and not module.weight.is_meta:
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:

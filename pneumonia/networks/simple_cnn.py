@@ -47,7 +47,8 @@ def simple_cnn(image_size: int, dropout: float, standardise: bool = False) -> nn
         ),
     )
     for module in network.modules():
-        if isinstance(module, nn.Conv2d):  # He et al. 2015, for layers followed by ReLU
+        # He et al. 2015, for layers followed by ReLU. On the meta device there is nothing to draw.
+        if isinstance(module, nn.Conv2d) and not module.weight.is_meta:
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
