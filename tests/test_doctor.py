@@ -383,6 +383,25 @@ def test_a_cache_is_left_when_its_builder_was_killed_and_not_while_it_builds(
     assert len(open_cache(files, Preprocessing(32)).rows) == 1
 
 
+def test_networks_prepared_in_int8_are_cleaned_up_as_caches_are(sandbox: Sandbox) -> None:
+    folder = default_folder()
+    folder.mkdir(parents=True)
+    older, newer = (folder / f"int8-{digit * 32}.onnx" for digit in "01")
+    for age, prepared in ((9, older), (5, newer)):
+        prepared.write_bytes(bytes(6 * 2**20))
+        os.utime(prepared, (time.time() - age, time.time() - age))
+    killed = folder / f"{older.name}.{'a' * 32}.tmp"
+    killed.write_bytes(b"a part")
+    with FileLock(f"{older}.lock"):
+        assert "note    caches being built at this moment: 1" in sandbox.doctor("--fix", code=0)
+    assert f"cache {str(killed)!r} (6 bytes) was never finished" in sandbox.doctor(code=3)
+    sandbox.doctor("--fix", code=0)
+    assert not killed.exists()
+    assert older.exists()
+    sandbox.doctor("--fix", "--cache-limit", "0.01", code=0)  # GiB
+    assert [path for path in folder.iterdir() if path.suffix == ".onnx"] == [newer]
+
+
 def test_a_demo_set_is_unfinished_when_nothing_was_drawn_for_an_hour(
     sandbox: Sandbox,
 ) -> None:

@@ -1,4 +1,7 @@
-"""Unfinished caches, caches over the size limit, and locks without a cache."""
+"""Unfinished caches, caches over the size limit, and locks without a cache.
+
+A network prepared in int8 is a cache too: a file beside those of decoded images.
+"""
 
 import re
 import shutil
@@ -14,9 +17,9 @@ from pneumonia.data.cache import default_folder, is_whole
 from pneumonia.doctor.checks import Issue, Mark, Remark, Section, format_size, size_of
 from pneumonia.errors import UsageError
 
-# As data/cache.py and data/demo.py name them.
-_TARGET = re.compile(r"[0-9a-f]{24}")
-_BUILDING = re.compile(r"([0-9a-f]{24})\.[a-z0-9_]{8}")
+# As data/cache.py, prediction/int8.py and data/demo.py name them.
+_TARGET = re.compile(r"[0-9a-f]{24}|int8-[0-9a-f]{32}\.onnx")
+_BUILDING = re.compile(r"([0-9a-f]{24})\.[a-z0-9_]{8}|(int8-[0-9a-f]{32}\.onnx)\.[0-9a-f]{32}\.tmp")
 _DRAWING = re.compile(r"\.demo-xrays-\d+-[0-9a-f]{32}")
 DEFAULT_LIMIT = 20 * 2**30
 """Bytes that all caches may take together."""
@@ -36,15 +39,15 @@ def check_caches(limit: int = DEFAULT_LIMIT) -> Section:
     building = 0
     for entry in sorted(folder.iterdir()) if folder.is_dir() else []:
         named = _BUILDING.fullmatch(entry.name)
-        if named and entry.is_dir():
-            target = folder / named[1]
+        if named:
+            target = folder / (named[1] or named[2])
             # A builder holds the lock from before it makes the folder until it has moved it away,
             # and the kernel releases a dead one's: the lock free, nobody fills the folder.
             if _is_held(target):
                 building += 1
             else:
                 found.append(_unfinished_cache(entry, target))
-        elif _TARGET.fullmatch(entry.name) and not is_whole(entry) and not _is_held(entry):
+        elif _TARGET.fullmatch(entry.name) and not _is_finished(entry) and not _is_held(entry):
             found.append(_unfinished_cache(entry, entry))
         elif _DRAWING.fullmatch(entry.name) and time.time() - _last_change(entry) > _AN_HOUR:
             found.append(_unfinished_demo_set(entry))
@@ -59,16 +62,21 @@ def check_caches(limit: int = DEFAULT_LIMIT) -> Section:
     return Section("Caches", found)
 
 
-def _unfinished_cache(folder: Path, target: Path) -> Issue:
-    """A folder that a process was filling with decoded images when it died."""
+def _is_finished(cache: Path) -> bool:
+    """Whether a cache holds all its images; a network prepared in int8 is one file."""
+    return cache.is_file() or is_whole(cache)
+
+
+def _unfinished_cache(cache: Path, target: Path) -> Issue:
+    """What a process was filling with decoded images, or a prepared network, when it died."""
 
     def fix() -> str:
         with _holding_lock_of(target):
-            if folder == target and is_whole(target):
+            if cache == target and _is_finished(target):
                 return "another process has built it anew"
-            return _removed(folder)
+            return _removed(cache)
 
-    text = f"cache {str(folder)!r} ({format_size(size_of(folder))}) was never finished"
+    text = f"cache {str(cache)!r} ({format_size(size_of(cache))}) was never finished"
     return Issue(text, "remove it", fix)
 
 
@@ -104,7 +112,8 @@ def _old_cache(folder: Path, limit: int) -> Issue:
 
 def _over_limit(folder: Path, limit: int) -> Iterator[Issue]:
     """Yield the caches used longest ago, not in use now, that the limit leaves no room for."""
-    caches = [e for e in folder.glob("?" * 24) if _TARGET.fullmatch(e.name) and is_whole(e)]
+    found = folder.iterdir() if folder.is_dir() else []
+    caches = [entry for entry in found if _TARGET.fullmatch(entry.name) and _is_finished(entry)]
     total = 0
     for cache in sorted(caches, key=lambda cache: cache.stat().st_mtime, reverse=True):
         total += size_of(cache)
@@ -125,10 +134,13 @@ def _is_mapped(cache: Path) -> bool:
     return False
 
 
-def _removed(folder: Path) -> str:
-    if not folder.exists():
+def _removed(path: Path) -> str:
+    if not path.exists():
         return "it is gone already"
-    shutil.rmtree(folder)
+    if path.is_file():
+        path.unlink()
+    else:
+        shutil.rmtree(path)
     return "removed"
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import os
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -53,7 +54,8 @@ def int8_forward(model: LoadedModel) -> Forward:
     Weights and activations are quantised after training, weights for each channel (Jacob et al.
     2018, arXiv:1712.05877). The ranges of the activations are those of drawn X-rays, the same ones
     each time, so that a model answers the same everywhere and needs no images of its training.
-    The prepared network is kept beside the image caches: the next call reads it.
+    The prepared network is kept beside the image caches: the next call reads it, and ``doctor``
+    removes it with them.
 
     Args:
         model: The model.
@@ -79,6 +81,7 @@ def int8_forward(model: LoadedModel) -> Forward:
         with FileLock(f"{file}.lock"):
             if not file.is_file():
                 _prepare(model, file)
+            os.utime(file)  # 'doctor' removes the least recently used ones
     except OSError as error:
         raise DataError(
             f"cannot write {str(file)!r}: {error.strerror or error}. Free some disk, or set "
