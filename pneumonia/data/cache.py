@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -26,12 +26,10 @@ from numpy.typing import NDArray
 from pneumonia.data.decode import Preprocessing
 from pneumonia.data.decode_ahead import DecodedFile, decode_ahead
 from pneumonia.errors import DataError
+from pneumonia.progress import Progress
 
 _FORMAT = 3
 _SPARE_BYTES = 256 * 2**20
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is done, such as ``decoding``, and how many images of how many."""
 
 
 @dataclass(frozen=True, slots=True)

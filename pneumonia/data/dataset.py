@@ -10,13 +10,14 @@ import torch
 from pneumonia.config.data import DEMO, DataSettings
 from pneumonia.config.training import TrainingSettings
 from pneumonia.data import summary
-from pneumonia.data.cache import Cache, Progress, default_folder, open_cache
+from pneumonia.data.cache import Cache, default_folder, open_cache
 from pneumonia.data.decode import Preprocessing
 from pneumonia.data.folders import Found, ImageFile, find_images
 from pneumonia.data.layout import data_set_root, part_folders
 from pneumonia.data.listed import find_listed
 from pneumonia.data.splits import ROLES, assign_roles
 from pneumonia.errors import DataError, UsageError, nearest
+from pneumonia.progress import Progress
 
 SPLITS = ("train", "val", "test", "all")
 """What ``open_split`` opens."""

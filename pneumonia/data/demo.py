@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pneumonia.data.cache import Progress
 from pneumonia.data.demo_drawing import Anatomy, draw_xray
 from pneumonia.errors import DataError
+from pneumonia.progress import Progress
 
 VERSION = 1
 """Raised when the same options draw other images: an older set is then not used for a new one."""

@@ -7,9 +7,9 @@ from dataclasses import replace
 import torch
 
 from pneumonia.config.training import TrainingSettings
-from pneumonia.data.cache import Progress
 from pneumonia.data.dataset import DataSet, Images, preprocessing_of
 from pneumonia.data.splits import patient_folds
+from pneumonia.progress import Progress
 from pneumonia.tracking.cross_validation import Fold
 from pneumonia.tracking.lookup import final_metrics
 from pneumonia.tracking.run_lifecycle import continue_run

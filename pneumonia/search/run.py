@@ -5,9 +5,9 @@ import time
 
 from optuna.exceptions import StorageInternalError
 
-from pneumonia.data.cache import Progress
 from pneumonia.data.dataset import DataSet
 from pneumonia.errors import TrackingError
+from pneumonia.progress import Progress
 from pneumonia.search.launch import OtherWorkers
 from pneumonia.search.session import Search
 from pneumonia.search.winner import finish

@@ -8,7 +8,6 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from pneumonia.config.training import TrainingSettings
-from pneumonia.data.cache import Progress
 from pneumonia.data.dataset import DataSet, Images, preprocessing_of
 from pneumonia.errors import TrainingError
 from pneumonia.evaluation.study_figures import (
@@ -22,6 +21,7 @@ from pneumonia.evaluation.trial_figures import (
     slices,
     trial_curves,
 )
+from pneumonia.progress import Progress
 from pneumonia.search.importance import importance_sentence, importances_of
 from pneumonia.search.page import study_page
 from pneumonia.search.queue import TrialQueue

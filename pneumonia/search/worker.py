@@ -12,9 +12,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from pneumonia.config.training import TrainingSettings
 from pneumonia.cores import keeping_share
-from pneumonia.data.cache import Progress
 from pneumonia.data.dataset import DataSet, preprocessing_of
 from pneumonia.errors import PneumoniaError, TrackingError, TrainingError
+from pneumonia.progress import Progress
 from pneumonia.search.folds import Folds
 from pneumonia.search.launch import OtherWorkers
 from pneumonia.search.queue import TrialFailedError, TrialQueue

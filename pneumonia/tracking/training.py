@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from pneumonia.config.training import TrainingSettings
-from pneumonia.data.cache import Progress
 from pneumonia.data.dataset import DataSet, Images
+from pneumonia.progress import Progress
 from pneumonia.tracking.epochs import EpochLog, checkpoint_of
 from pneumonia.tracking.runs import Run
 from pneumonia.training.checkpoint import Epoch

@@ -13,11 +13,11 @@ from torch.nn import functional
 from pneumonia.config.training import TrainingSettings
 from pneumonia.cores import shared_cores
 from pneumonia.data.augment import Augmentation, augment, draw_changes
-from pneumonia.data.cache import Progress
 from pneumonia.data.dataset import Images
 from pneumonia.data.decode import network_input
 from pneumonia.errors import TrainingError, UsageError
 from pneumonia.evaluation.stress import run_stress_test
+from pneumonia.progress import Progress
 from pneumonia.training.checkpoint import Checkpoint, Epoch, TrainingState
 from pneumonia.training.device import Engine, choose_engine, out_of_memory_as_error
 from pneumonia.training.distributed import ALONE, Ranks

@@ -8,7 +8,7 @@ import numpy as np
 
 from pneumonia.config.data import DataSettings
 from pneumonia.data import summary
-from pneumonia.data.cache import Progress, open_cache
+from pneumonia.data.cache import open_cache
 from pneumonia.data.dataset import DataSet, images_of, load_data_set
 from pneumonia.data.decode import Preprocessing, decode
 from pneumonia.data.folders import ImageFile
@@ -20,6 +20,7 @@ from pneumonia.evaluation.contact_sheet import SheetPair, contact_sheet
 from pneumonia.evaluation.gallery import save_marked
 from pneumonia.evaluation.intervals import Interval
 from pneumonia.evaluation.shortcuts import STRONG, predictive_auc
+from pneumonia.progress import Progress
 
 _PREPROCESSING = Preprocessing(80)
 _DRAWN = Preprocessing(240, "pad")

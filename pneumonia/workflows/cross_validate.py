@@ -6,9 +6,9 @@ from typing import Any
 
 from pneumonia.config.experiment import load_experiment
 from pneumonia.config.search import SearchSettings
-from pneumonia.data.cache import Progress
 from pneumonia.data.dataset import DataSet, preprocessing_of
 from pneumonia.errors import UsageError
+from pneumonia.progress import Progress
 from pneumonia.search.children import train_children, train_free_children
 from pneumonia.search.folds import Folds
 from pneumonia.tracking.cross_validation import CrossValidation, log_cross_validation

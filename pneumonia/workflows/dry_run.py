@@ -7,9 +7,9 @@ import psutil
 import torch
 
 from pneumonia.config.experiment import load_experiment
-from pneumonia.data.cache import Progress
 from pneumonia.data.dataset import Images, preprocessing_of
 from pneumonia.evaluation.stress import CHANGES, IMAGES_A_CLASS
+from pneumonia.progress import Progress
 from pneumonia.tracking.epochs import duration
 from pneumonia.training.device import choose_engine
 from pneumonia.training.loop import train

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 from pneumonia.config.experiment import Experiment
 from pneumonia.config.training import TrainingSettings
-from pneumonia.data.cache import Progress
 from pneumonia.data.dataset import DataSet, preprocessing_of
 from pneumonia.errors import CheckError, UsageError
 from pneumonia.networks.ensemble import Ensemble
+from pneumonia.progress import Progress
 from pneumonia.tracking.candidate import validated
 from pneumonia.tracking.results import TrainingResult, log_candidate, result_text
 from pneumonia.tracking.run_config import read_run_config

@@ -5,12 +5,12 @@ from dataclasses import replace
 from typing import Any
 
 from pneumonia.config.data import DataSettings, names
-from pneumonia.data.cache import Progress
 from pneumonia.data.dataset import open_split
 from pneumonia.errors import UsageError
 from pneumonia.evaluation.intervals import bootstrap_intervals
 from pneumonia.evaluation.metrics import classification_metrics
 from pneumonia.evaluation.predictions import Predictions
+from pneumonia.progress import Progress
 from pneumonia.tracking.input_gate import log_gate_rates
 from pneumonia.tracking.model_files import LoadedModel
 from pneumonia.tracking.results import metrics_summary

@@ -7,13 +7,13 @@ import numpy as np
 
 from pneumonia.config.data import DEMO
 from pneumonia.config.experiment import Experiment
-from pneumonia.data.cache import Progress
 from pneumonia.data.dataset import DataSet, load_data_set, preprocessing_of
 from pneumonia.data.folders import ImageFile
 from pneumonia.data.properties import PROPERTIES, header_properties
 from pneumonia.errors import CheckError, UsageError
 from pneumonia.evaluation.shortcuts import STRONG, ranking_auc
 from pneumonia.networks.registry import network_named
+from pneumonia.progress import Progress
 from pneumonia.tracking.run_lifecycle import continue_run
 from pneumonia.tracking.runs import Run, find_run
 from pneumonia.tracking.store import tracking_uri

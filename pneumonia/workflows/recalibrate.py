@@ -7,7 +7,6 @@ from typing import Any
 from pneumonia.config.data import DEMO
 from pneumonia.config.settings import options_of
 from pneumonia.config.training import check_threshold_rule
-from pneumonia.data.cache import Progress
 from pneumonia.data.dataset import Images, Split, open_split
 from pneumonia.data.summary import unknown_patients
 from pneumonia.errors import DataError
@@ -15,6 +14,7 @@ from pneumonia.evaluation.arrays import Probabilities
 from pneumonia.evaluation.calibration import scaled
 from pneumonia.evaluation.predict import predict_probabilities
 from pneumonia.evaluation.recalibration import recalibrate as fit
+from pneumonia.progress import Progress
 from pneumonia.tracking.input_gate import log_gate_rates
 from pneumonia.tracking.lookup import count_scored
 from pneumonia.tracking.model_files import LoadedModel

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pneumonia.data.cache import Progress
 from pneumonia.errors import CheckError, UsageError
+from pneumonia.progress import Progress
 from pneumonia.tracking.lookup import final_metrics
 from pneumonia.tracking.provenance import git_state, versions
 from pneumonia.tracking.run_config import read_run_config

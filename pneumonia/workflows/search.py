@@ -3,8 +3,8 @@
 import logging
 
 from pneumonia.config.space import clip_batch_size
-from pneumonia.data.cache import Progress
 from pneumonia.data.dataset import DataSet
+from pneumonia.progress import Progress
 from pneumonia.search import session
 from pneumonia.search.run import run_search
 from pneumonia.tracking.results import TrainingResult

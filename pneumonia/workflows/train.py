@@ -4,9 +4,9 @@ from typing import Any
 
 from pneumonia.config.experiment import load_experiment
 from pneumonia.config.search import SearchSettings
-from pneumonia.data.cache import Progress
 from pneumonia.data.dataset import DataSet
 from pneumonia.errors import UsageError
+from pneumonia.progress import Progress
 from pneumonia.search.storage_url import storage_url
 from pneumonia.tracking.results import TrainingResult
 from pneumonia.tracking.run_config import (

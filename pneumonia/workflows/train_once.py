@@ -2,8 +2,8 @@
 
 import logging
 
-from pneumonia.data.cache import Progress
 from pneumonia.data.dataset import DataSet, load_data_set, preprocessing_of
+from pneumonia.progress import Progress
 from pneumonia.tracking.results import TrainingResult, description, log_result
 from pneumonia.tracking.run_config import RunConfig, log_run_config
 from pneumonia.tracking.run_lifecycle import NewRun, continue_run, resumable, start_run

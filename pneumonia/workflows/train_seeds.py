@@ -7,9 +7,9 @@ import numpy as np
 
 from pneumonia.config.experiment import load_experiment
 from pneumonia.config.search import SearchSettings
-from pneumonia.data.cache import Progress
 from pneumonia.data.dataset import DataSet
 from pneumonia.errors import UsageError
+from pneumonia.progress import Progress
 from pneumonia.search.children import train_children, train_free_children
 from pneumonia.tracking.results import TrainingResult
 from pneumonia.tracking.run_config import (
