@@ -54,15 +54,15 @@ def read_contents(files: Sequence[Path]) -> list[Content]:
     folder = default_folder()
     keys = [_key(file) for file in files]
     known = _known_digests(folder, filter(None, keys))
-    unknown = [place for place, key in enumerate(keys) if key not in known]
+    unknown = [index for index, key in enumerate(keys) if key not in known]
     with ThreadPoolExecutor(max_workers=available_cores()) as threads:
         read = dict(zip(unknown, threads.map(_read, (files[p] for p in unknown)), strict=True))
     new = {}
-    for place, content in read.items():
-        if keys[place] and content.read and not (content.patient or content.attributes):
-            new[keys[place]] = content.digest
+    for index, content in read.items():
+        if keys[index] and content.read and not (content.patient or content.attributes):
+            new[keys[index]] = content.digest
     _keep_digests(folder, new)
-    return [read.get(place) or Content(known[key]) for place, key in enumerate(keys)]
+    return [read.get(index) or Content(known[key]) for index, key in enumerate(keys)]
 
 
 def _read(file: Path) -> Content:

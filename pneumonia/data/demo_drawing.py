@@ -208,9 +208,9 @@ def _objects(rng: np.random.Generator, size: int) -> _Field:
     pen = ImageDraw.Draw(picture)
     if rng.random() < 0.7:
         text, offset = ("R", 0.0) if rng.random() < 0.8 else ("L", 0.83)
-        place = ((rng.uniform(0.02, 0.12) + offset) * full, rng.uniform(0.02, 0.4) * full)
+        position = ((rng.uniform(0.02, 0.12) + offset) * full, rng.uniform(0.02, 0.4) * full)
         font = ImageFont.load_default(full * rng.uniform(0.035, 0.06))
-        pen.text(place, text, fill=int(rng.integers(190, 256)), font=font)
+        pen.text(position, text, fill=int(rng.integers(190, 256)), font=font)
     t = np.linspace(0, 1, 24)[:, None]
     for _ in range(rng.choice(4, p=(0.7, 0.2, 0.07, 0.03))):
         a, b, c, d = rng.uniform(0.05 * full, 0.95 * full, size=(4, 2))

@@ -52,11 +52,11 @@ def is_dicom(start: bytes) -> bool:
 
 def storage_class(start: bytes) -> str:
     """The storage class that the first 512 bytes of a DICOM file name; empty where they do not."""
-    place = start.find(_CLASS_TAG)
-    if place < 0:
+    offset = start.find(_CLASS_TAG)
+    if offset < 0:
         return ""
-    length = int.from_bytes(start[place + 6 : place + 8], "little")
-    return start[place + 8 : place + 8 + length].decode("ascii", "replace").strip("\0 ")
+    length = int.from_bytes(start[offset + 6 : offset + 8], "little")
+    return start[offset + 8 : offset + 8 + length].decode("ascii", "replace").strip("\0 ")
 
 
 def may_be_radiograph(start: bytes) -> bool:

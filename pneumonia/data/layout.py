@@ -94,8 +94,8 @@ def cannot_read(folder: Path, error: OSError) -> DataError:
 
 def _is_data_set(folder: Path, class_names: tuple[str, str]) -> bool:
     wanted = {_same_name(name) for name in class_names}
-    places = (folder, *part_folders(folder).values())
-    return any(wanted & {_same_name(name) for name in _subfolders(place)} for place in places)
+    folders = (folder, *part_folders(folder).values())
+    return any(wanted & {_same_name(name) for name in _subfolders(each)} for each in folders)
 
 
 def _data_sets_below(folder: Path, class_names: tuple[str, str], depth: int) -> Iterator[Path]:

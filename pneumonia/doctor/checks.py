@@ -44,7 +44,7 @@ class Issue:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """What was found in one place."""
+    """What was found in one part of the examination."""
 
     title: str
     found: Sequence[Remark | Issue]

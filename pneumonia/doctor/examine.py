@@ -1,4 +1,4 @@
-"""The whole examination, place by place."""
+"""The whole examination, section by section."""
 
 from collections.abc import Iterator
 
@@ -7,7 +7,7 @@ from pneumonia.doctor.checks import Mark, Remark, Section
 from pneumonia.doctor.installation_checks import check_installation
 from pneumonia.doctor.run_checks import check_runs
 from pneumonia.doctor.state_checks import check_states
-from pneumonia.doctor.store_checks import check_place, check_stores
+from pneumonia.doctor.store_checks import check_location, check_stores
 from pneumonia.doctor.trial_checks import check_studies
 from pneumonia.errors import TrackingError
 
@@ -26,7 +26,7 @@ def examine(
         cache_limit: Bytes that all image caches may take together.
     """
     yield check_installation()
-    yield from check_place(tracking_uri)
+    yield from check_location(tracking_uri)
     stores = check_stores(tracking_uri, storage)
     yield stores.section
     if stores.studies is not None:

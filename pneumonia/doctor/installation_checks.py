@@ -15,7 +15,7 @@ from pneumonia.doctor.checks import Mark, Remark, Section, format_size, size_of
 from pneumonia.errors import UsageError
 from pneumonia.files import state_folder
 from pneumonia.networks.registry import NETWORKS
-from pneumonia.networks.weights import official_place, official_url
+from pneumonia.networks.weights import official_file, official_url
 from pneumonia.tracking.provenance import versions
 from pneumonia.training.device import Engine, choose_engine
 
@@ -96,20 +96,20 @@ def _weights() -> list[Remark]:
     for name, entry in NETWORKS.items():
         if entry.official is None:
             continue
-        place = official_place(entry.official)
-        if place.is_file():
-            where = f"at {str(place)!r}, {format_size(size_of(place))}"
+        file = official_file(entry.official)
+        if file.is_file():
+            where = f"at {str(file)!r}, {format_size(size_of(file))}"
         else:
             where = f"not here; --weights imagenet fetches {official_url(entry.official)} to "
-            where += repr(str(place))
+            where += repr(str(file))
         remarks.append(Remark(Mark.OK, f"ImageNet weights of {name}: {where}"))
     return remarks
 
 
 def _demo_set() -> Remark:
-    place = default_folder() / DEMO_FOLDER
-    where = "at" if place.is_dir() else "not here; made on the spot at"
-    return Remark(Mark.OK, f"demo X-rays: {where} {str(place)!r}")
+    folder = default_folder() / DEMO_FOLDER
+    where = "at" if folder.is_dir() else "not here; made on the spot at"
+    return Remark(Mark.OK, f"demo X-rays: {where} {str(folder)!r}")
 
 
 def _folder(what: str, folder: Path, variable: str) -> Remark:

@@ -11,7 +11,7 @@ from pneumonia.errors import PneumoniaError
 from pneumonia.search.storage import existing_storage
 from pneumonia.search.storage_url import storage_url
 from pneumonia.search.study import known_studies
-from pneumonia.tracking.moved import former_place, update_locations
+from pneumonia.tracking.moved import former_folder, update_locations
 from pneumonia.tracking.store import connect, without_password
 from pneumonia.tracking.store_uri import chosen_uri, local_database
 
@@ -31,7 +31,7 @@ class Stores:
     section: Section
 
 
-def check_place(tracking_uri: str | None) -> Iterator[Section]:
+def check_location(tracking_uri: str | None) -> Iterator[Section]:
     """Whether a local store still names the folder that its project was moved from.
 
     Args:
@@ -41,7 +41,7 @@ def check_place(tracking_uri: str | None) -> Iterator[Section]:
     if database is None or not database.is_file():
         return
     try:
-        old = former_place(database)
+        old = former_folder(database)
     except sqlite3.Error:  # no store of MLflow; check_stores says so
         return
     if old is not None:
@@ -51,7 +51,7 @@ def check_place(tracking_uri: str | None) -> Iterator[Section]:
             "look for them beside the store",
             lambda: f"changed {update_locations(database):,} locations",
         )
-        yield Section("Place", [issue])
+        yield Section("Location", [issue])
 
 
 def check_stores(tracking_uri: str | None, storage: str) -> Stores:

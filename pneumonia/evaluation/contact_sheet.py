@@ -30,14 +30,14 @@ class SheetPair:
     Attributes:
         images: Grey levels, uint8 (H, W) each.
         names: Their files.
-        places: Role and class of each, such as ``train, NORMAL``.
+        groups: Role and class of each, such as ``train, NORMAL``.
         correlation: Of their thumbnails, 0–1; 1 for identical files.
         wrong: Whether the pair makes results wrong, since role or class differ.
     """
 
     images: tuple[NDArray[np.uint8], NDArray[np.uint8]]
     names: tuple[str, str]
-    places: tuple[str, str]
+    groups: tuple[str, str]
     correlation: float
     wrong: bool
 
@@ -65,7 +65,7 @@ def contact_sheet(pairs: Sequence[SheetPair], *, title: str) -> Figure:
             axes.spines[:].set(visible=pair.wrong, color=RED, linewidth=2)
             axes.imshow(pair.images[side], cmap="gray", vmin=0, vmax=255)
             axes.set_title(
-                shorten(pair.places[side], 30),
+                shorten(pair.groups[side], 30),
                 fontsize=SMALL_SIZE,
                 color=RED if pair.wrong else INK,
             )

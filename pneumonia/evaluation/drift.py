@@ -34,9 +34,9 @@ class ScoreDrift:
             ]
         )
         order = scores.argsort(kind="stable")
-        places = np.searchsorted(weights[order].cumsum(), np.arange(1, _N_BINS) / _N_BINS)
+        indices = np.searchsorted(weights[order].cumsum(), np.arange(1, _N_BINS) / _N_BINS)
         # A model that is often certain gives many images one probability: fewer bins, then.
-        self.edges = np.unique(scores[order][places])  # (k - 1,)
+        self.edges = np.unique(scores[order][indices])  # (k - 1,)
         self._n_reference = len(scores)
         n_bins = len(self.edges) + 1
         self.expected = np.bincount(self._bins(scores), weights, n_bins)  # (k,)

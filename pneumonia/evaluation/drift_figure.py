@@ -26,16 +26,18 @@ def drift_figure(drift: ScoreDrift, *, title: str) -> Figure:
     """
     figure = blank_figure(9, 4.6, title)
     axes = figure.subplots()
-    places = np.arange(len(drift.expected))
+    positions = np.arange(len(drift.expected))
     observed = drift.counts / drift.counts.sum()
-    axes.bar(places - 0.2, drift.expected, 0.38, color=BLUE, label="validation images")
+    axes.bar(positions - 0.2, drift.expected, 0.38, color=BLUE, label="validation images")
     n_images = int(drift.counts.sum())
-    axes.bar(places + 0.2, observed, 0.38, color=ORANGE, label=f"this batch ({n_images:,} images)")
-    for place, share in zip(places, observed, strict=True):
+    axes.bar(
+        positions + 0.2, observed, 0.38, color=ORANGE, label=f"this batch ({n_images:,} images)"
+    )
+    for position, share in zip(positions, observed, strict=True):
         axes.annotate(
-            f"{share:.0%}", (place + 0.2, share), ha="center", va="bottom", fontsize=SMALL_SIZE
+            f"{share:.0%}", (position + 0.2, share), ha="center", va="bottom", fontsize=SMALL_SIZE
         )
-    axes.set_xticks(places, _names(drift.edges.tolist()))
+    axes.set_xticks(positions, _names(drift.edges.tolist()))
     axes.set(xlabel="probability", ylabel="share of the images")
     tidy(axes)
     legend_below(axes)

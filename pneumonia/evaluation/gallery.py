@@ -114,7 +114,7 @@ def choose_examples(
 ) -> list[int]:
     """Choose the images that tell most: the worst errors, and a fair picture of the rest.
 
-    Errors take half of the places, more only where too few predictions are correct. The correct
+    Errors take half of the pictures, more only where too few predictions are correct. The correct
     ones come from both classes in equal numbers, if there are enough, and evenly from the most
     to the least confident.
 
@@ -137,9 +137,9 @@ def choose_examples(
         [int(index) for index in by_distance if not wrong[index] and truth[index] == label]
         for label in (0, 1)
     )
-    places = min(max(count, 0), len(distance))
-    taken = errors[: max(math.ceil(places / 2), places - len(negative) - len(positive))]
-    rest = places - len(taken)
+    n_pictures = min(max(count, 0), len(distance))
+    taken = errors[: max(math.ceil(n_pictures / 2), n_pictures - len(negative) - len(positive))]
+    rest = n_pictures - len(taken)
     of_positive = min(len(positive), max(math.ceil(rest / 2), rest - len(negative)))
     chosen = (_evenly(positive, of_positive), _evenly(negative, rest - of_positive))
     for rank in range(max(map(len, chosen))):
@@ -267,4 +267,4 @@ def _heat_on_grey() -> ListedColormap:
 
 def _evenly(indices: Sequence[int], count: int) -> list[int]:
     """Choose ``count`` of the indices at even distances; there must be as many."""
-    return [indices[(2 * place + 1) * len(indices) // (2 * count)] for place in range(count)]
+    return [indices[(2 * number + 1) * len(indices) // (2 * count)] for number in range(count)]

@@ -30,15 +30,15 @@ def stress_chart(
     """
     figure = blank_figure(9, 1.6 + 0.3 * len(rows), title)
     axes = figure.subplots()
-    places = range(len(rows), 0, -1)
+    positions = range(len(rows), 0, -1)
     aucs = [float(row["auc"]) for row in rows]
     balanced = [float(row["balanced_accuracy"]) for row in rows]
-    for place, one, other in zip(places, aucs, balanced, strict=True):
-        axes.plot([one, other], [place, place], color="#C9C9C9", linewidth=1.5, zorder=1)
-    axes.plot(aucs, places, "o", color=BLUE, markersize=7, label="AUC")
+    for position, one, other in zip(positions, aucs, balanced, strict=True):
+        axes.plot([one, other], [position, position], color="#C9C9C9", linewidth=1.5, zorder=1)
+    axes.plot(aucs, positions, "o", color=BLUE, markersize=7, label="AUC")
     label = f"balanced accuracy at threshold {threshold:g}"
-    axes.plot(balanced, places, "D", color=ORANGE, markersize=6, label=label)
-    axes.set_yticks(list(places), [plain(str(row["change"])) for row in rows])
+    axes.plot(balanced, positions, "D", color=ORANGE, markersize=6, label=label)
+    axes.set_yticks(list(positions), [plain(str(row["change"])) for row in rows])
     tidy(axes)
     axes.axhline(len(rows) - 0.5, color=GREY, linewidth=0.8)
     axes.set(xlim=(min(0.5, *aucs, *balanced) - 0.01, 1.01), ylim=(0.4, len(rows) + 0.6))

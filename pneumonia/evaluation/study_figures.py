@@ -121,16 +121,16 @@ def parameter_importance(importances: Sequence[Importance], *, metric: str) -> F
     figure = blank_figure(10, min(1.6 + 0.42 * len(names), 12))
     axes = figure.subplots()
     tidy(axes)
-    # By place, since long names may be equal once they are shortened.
+    # By position, since long names may be equal once they are shortened.
     reach = np.abs(ends - shares)  # the bootstrap's interval holds the share itself
     axes.barh(range(len(names)), shares, color=BLUE, height=0.66, xerr=reach, ecolor=INK)
     axes.set_yticks(range(len(names)), names)
-    for place, importance in enumerate(ordered):
+    for position, importance in enumerate(ordered):
         better = f", {shorten(importance.better, 20)} is better" if importance.better else ""
         end = max(importance.share, importance.interval[1])
         axes.annotate(
             f"{importance.share:.1%}{better}",
-            (end, place),
+            (end, position),
             xytext=(6, 0),
             textcoords="offset points",
             va="center",

@@ -136,13 +136,13 @@ def forest_plot(rows: list[Subgroup], *, title: str) -> Figure:
     """Draw each group's metric with its interval, a row a group."""
     figure = blank_figure(9, 1.3 + 0.42 * len(rows), title)
     axes = figure.subplots()
-    places = list(range(len(rows), 0, -1))
-    for place, row in zip(places, rows, strict=True):
-        axes.plot(row.interval, [place, place], color=GREY, linewidth=2)
-        axes.plot([row.value], [place], "o", color=BLUE, markersize=7)
+    positions = list(range(len(rows), 0, -1))
+    for position, row in zip(positions, rows, strict=True):
+        axes.plot(row.interval, [position, position], color=GREY, linewidth=2)
+        axes.plot([row.value], [position], "o", color=BLUE, markersize=7)
         axes.annotate(
             value_text(row.value, row.interval),
-            (1.02, place),
+            (1.02, position),
             xycoords=("axes fraction", "data"),
             va="center",
             fontsize=SMALL_SIZE,
@@ -151,7 +151,7 @@ def forest_plot(rows: list[Subgroup], *, title: str) -> Figure:
         plain(f"{row.metric}, {shorten(row.name, 40, placeholder='…')} (n = {row.n_images:,})")
         for row in rows
     ]
-    axes.set_yticks(places, names)
+    axes.set_yticks(positions, names)
     tidy(axes)
     lowest = min(row.interval[0] for row in rows)
     axes.set(xlim=(max(0, lowest - 0.05), 1.005), ylim=(0.4, len(rows) + 0.6))

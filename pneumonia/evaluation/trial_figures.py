@@ -122,7 +122,7 @@ def parallel_coordinates(
         maximize: Whether more is better; better trials are darker.
     """
     complete = [t for t in trials if t.value is not None and math.isfinite(t.value)]
-    # A parameter that some trials did not draw has no place on their lines.
+    # A parameter that some trials did not draw is missing from their lines.
     common = set.intersection(*({*t.parameters} for t in complete)) if complete else set()
     if not common:
         return sentence_figure("No trial is complete, so there are no settings to compare.")
@@ -132,10 +132,10 @@ def parallel_coordinates(
     axes = figure.subplots()
     ranked = sorted(range(len(complete)), key=scales[-1].heights.__getitem__, reverse=not maximize)
     shades = colormaps["cividis_r"](np.linspace(0.1, 1, len(complete)))
-    for shade, place in zip(shades, ranked, strict=True):
-        is_best = complete[place].number == best
+    for shade, index in zip(shades, ranked, strict=True):
+        is_best = complete[index].number == best
         axes.plot(
-            [scale.heights[place] for scale in scales],
+            [scale.heights[index] for scale in scales],
             color=ORANGE if is_best else shade,
             linewidth=2.6 if is_best else 1.2,
             alpha=1 if is_best else 0.8,
@@ -197,10 +197,10 @@ def _slice(axes: Axes, trials: Sequence[TrialShown], name: str, best: int) -> No
     numeric = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
     if any(name in trial.logarithmic for trial in trials):
         axes.set_xscale("log")
-    places = values if numeric else [str(value) for value in values]
+    positions = values if numeric else [str(value) for value in values]
     colours = [ORANGE if trial.number == best else BLUE for trial in trials]
     axes.scatter(
-        places,  # type: ignore[arg-type]  # text stands for categories
+        positions,  # type: ignore[arg-type]  # text stands for categories
         [trial.value for trial in trials],  # type: ignore[arg-type]  # all are complete
         c=colours,
         s=30,

@@ -59,10 +59,10 @@ def official_weights(entry: Network) -> Mapping[str, Any]:
     try:
         state: Mapping[str, Any] = official.get_state_dict(progress=False, check_hash=True)
     except (OSError, RuntimeError) as error:  # RuntimeError: the hash is wrong
-        place = official_place(entry.official)
+        file = official_file(entry.official)
         raise WeightsError(
             f"cannot download the ImageNet weights ({error}): fetch {official.url} on a machine "
-            f"that can, and put it at {str(place)!r} or pass it as --weights FILE"
+            f"that can, and put it at {str(file)!r} or pass it as --weights FILE"
         ) from None
     return state
 
@@ -78,7 +78,7 @@ def _published(name: str) -> "WeightsEnum":
     return models.get_weight(name)
 
 
-def official_place(name: str) -> Path:
+def official_file(name: str) -> Path:
     """Where torch keeps official weights on this machine, fetched or not yet."""
     return Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(official_url(name)).path).name
 

@@ -30,8 +30,8 @@ def importances_of(study: optuna.Study) -> list[Importance]:
     draw = np.random.default_rng(0)
     resampled: dict[str, list[float]] = {name: [] for name in shares}
     for _ in range(_RESAMPLES):
-        places = draw.integers(len(trials), size=len(trials))
-        for name, share in _shares([trials[place] for place in places], study.direction).items():
+        indices = draw.integers(len(trials), size=len(trials))
+        for name, share in _shares([trials[index] for index in indices], study.direction).items():
             resampled[name].append(share)
     found = []
     for name, share in shares.items():

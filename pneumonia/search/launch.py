@@ -77,10 +77,10 @@ class OtherWorkers:
         """
         if seconds_left < _MIN_SECONDS_LEFT or not self._run.outbox.flush():
             return
-        places = own_share() if device.type == "cpu" else torch.cuda.device_count()
+        slots = own_share() if device.type == "cpu" else torch.cuda.device_count()
         in_memory = psutil.virtual_memory().available // psutil.Process().memory_info().rss
         by_trainings = (n_waiting + 1) // self._min_per_worker
-        self._n_workers = max(0, min(places - 1, in_memory, by_trainings - 1))
+        self._n_workers = max(0, min(slots - 1, in_memory, by_trainings - 1))
         self.start()
 
     def start(self) -> None:

@@ -107,12 +107,12 @@ class TrialQueue:
         """
         sign = -1 if self.study.direction == StudyDirection.MAXIMIZE else 1
 
-        def place(trial: FrozenTrial) -> tuple[bool, float, int]:
+        def rank(trial: FrozenTrial) -> tuple[bool, float, int]:
             value = trial.value if trial.value is not None else math.nan
             incomplete = trial.state != TrialState.COMPLETE or not math.isfinite(value)
             return incomplete, sign * value if math.isfinite(value) else 0.0, number_of(trial)
 
-        return sorted(self.trials(), key=place)
+        return sorted(self.trials(), key=rank)
 
     def best(self) -> FrozenTrial | None:
         """The best complete trial whose value is a number; None before there is one."""

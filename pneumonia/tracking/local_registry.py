@@ -50,7 +50,7 @@ def load_local_model(uri: str, tracking_uri: str | None = None) -> LoadedModel |
 
     Raises:
         ModelError: It is not one of our models, or its files are not those that were logged.
-        TrackingError: The store names a former place.
+        TrackingError: The store names a former folder.
     """
     store = chosen_uri(tracking_uri)
     database = local_database(store)

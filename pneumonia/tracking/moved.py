@@ -1,4 +1,4 @@
-"""A project folder that was moved or copied: its local store names artifacts by their old place."""
+"""A project folder that was moved or copied: its local store names artifacts by their old path."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ _LOCATIONS = (
     ("model_versions", "source"),
     ("model_versions", "storage_location"),
 )
-"""Tables and columns of MLflow that hold the place of artifacts."""
+"""Tables and columns of MLflow that hold the paths of artifacts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ def refuse_moved(database: Path) -> None:
     Raises:
         TrackingError: It would.
     """
-    if old := former_place(database):
+    if old := former_folder(database):
         raise TrackingError(
             f"the store {str(database)!r} keeps its artifacts in {str(old)!r}, where this project "
             f"was before it was moved or copied: 'pneumonia doctor --fix' changes that to "
@@ -43,13 +43,13 @@ def refuse_moved(database: Path) -> None:
         )
 
 
-def former_place(database: Path) -> Path | None:
+def former_folder(database: Path) -> Path | None:
     """The artifact folder that a moved or copied store still names; None where there is none."""
     return next((location.old for location in _moved(database)), None)
 
 
 def update_locations(database: Path) -> int:
-    """Rewrite the old places of artifacts to those beside the store; returns how many."""
+    """Rewrite the old paths of artifacts to those beside the store; returns how many."""
     moved = list(_moved(database))
     with closing(sqlite3.connect(database)) as connection, connection:
         for location in moved:
@@ -62,10 +62,10 @@ def update_locations(database: Path) -> int:
 
 
 def _moved(database: Path) -> Iterator[_Location]:
-    """The locations in a former place of the project.
+    """The locations in a former folder of the project.
 
-    A location belongs to a former place if what it names lies beside the store, or if that place
-    is gone with the store's first experiment; another experiment may have been given a place that
+    A location belongs to a former folder if what it names lies beside the store, or if that folder
+    is gone with the store's first experiment; another experiment may have been given a folder that
     is yet to be made.
     """
     here = database.parent / _FOLDER

@@ -107,9 +107,9 @@ def is_outage(error: BaseException) -> bool:
 
 def refused(error: OSError) -> TrackingError:
     """The error for an artifact store in the file system that cannot be written to."""
-    place = f" {str(error.filename)!r}" if error.filename else ""
+    where = f" {str(error.filename)!r}" if error.filename else ""
     return TrackingError(
-        f"cannot store artifacts in{place or ' the artifact store'} "
+        f"cannot store artifacts in{where or ' the artifact store'} "
         f"({error.strerror or error}): make it writable, or free some disk"
     )
 

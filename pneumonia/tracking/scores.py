@@ -177,13 +177,13 @@ def _examples(
     grey, labels = images.batch(torch.tensor(chosen))
     return [
         Example(
-            image=grey[place].numpy(),
-            truth=class_names[int(labels[place])],
+            image=grey[number].numpy(),
+            truth=class_names[int(labels[number])],
             predicted=class_names[decide(float(probability[position]), threshold)],
             probability=float(probability[position]),
             name=images.files[position].path.name,
         )
-        for place, position in enumerate(chosen)
+        for number, position in enumerate(chosen)
     ]
 
 

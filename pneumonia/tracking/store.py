@@ -36,7 +36,7 @@ def connect(tracking_uri: str | None = None) -> str:
         The tracking URI, with local paths made absolute.
 
     Raises:
-        TrackingError: The server or store does not answer, or names a former place.
+        TrackingError: The server or store does not answer, or names a former folder.
     """
     # A bar for a few files, which is over at once.
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -178,13 +178,13 @@ def create_once(database: Path, create: Callable[[Path], None]) -> None:
             building = database.with_name(f".{database.name}.building")
             for left in database.parent.glob(f"{building.name}*"):  # by a process that was killed
                 left.unlink()
-            place = database if database.exists() else building
-            create(place)
-            with sqlite3.connect(place) as connection:
+            file = database if database.exists() else building
+            create(file)
+            with sqlite3.connect(file) as connection:
                 # Readers and a writer no longer lock each other out.
                 connection.execute("PRAGMA journal_mode=wal")
             connection.close()
-            place.replace(database)
+            file.replace(database)
     except (CommandError, OSError, sqlite3.Error, SQLAlchemyError, MlflowException) as error:
         # Alembic and MLflow each say in their own words that they do not know these tables.
         if isinstance(error, CommandError) or "database schema" in str(error):

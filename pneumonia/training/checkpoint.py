@@ -155,8 +155,8 @@ class Checkpoint:
                 unfinished.unlink(missing_ok=True)
         if self.path.exists():
             self._restore(state, ranks.rank)
-        places = ranks.gather((len(state.history), len(state.losses)))
-        if len(set(places)) > 1:
+        positions = ranks.gather((len(state.history), len(state.losses)))
+        if len(set(positions)) > 1:
             raise TrainingError(
                 f"the checkpoint {str(self.path)!r} is not the same on all machines: set "
                 "PNEUMONIA_STATE to a folder that they share"

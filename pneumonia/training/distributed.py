@@ -28,7 +28,7 @@ class Ranks:
     """The processes that train one network together, as one of them sees it. Alone by default.
 
     Each rank holds the whole network and all images, and takes its share of every batch. But for
-    those that say otherwise, all ranks must call a method, at the same place of the program.
+    those that say otherwise, all ranks must call a method, at the same point of the program.
 
     Attributes:
         rank: Which process this is, from 0.

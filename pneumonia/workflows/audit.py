@@ -165,14 +165,14 @@ def draw_alike(found: Audit, target: Path) -> None:
             first, second = (decode(file.path.read_bytes(), _DRAWN) for file in both)
         except (OSError, UnreadableImageError) as error:
             raise DataError(f"cannot draw {str(pair.first.path)!r}: {error}") from None
-        places = [
+        groups = [
             f"{role}, {names[file.label]}" for role, file in zip(alike.roles, both, strict=True)
         ]
         drawn.append(
             SheetPair(
                 (first, second),
                 (pair.first.path.name, pair.second.path.name),
-                (places[0], places[1]),
+                (groups[0], groups[1]),
                 pair.correlation,
                 alike.wrong,
             )

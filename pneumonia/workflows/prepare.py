@@ -128,7 +128,7 @@ def strongest_shortcut(files: Sequence[ImageFile]) -> str:
         above ``STRONG``.
     """
     order = np.random.default_rng(0).permutation(len(files))
-    kept = [files[place] for place in order[:_HEADERS_READ]]
+    kept = [files[index] for index in order[:_HEADERS_READ]]
     truth = np.array([file.label for file in kept])
     values = header_properties(kept)  # (n, 5)
     found = [
