@@ -28,22 +28,25 @@ def test_a_run_killed_while_it_logs_its_model_ends_as_if_it_had_not_been(
     found = []
     train = ["train", "--data", str(xrays), *QUICK, "--network", "simple_cnn", "--epochs", "1"]
     train += ["--experiment-name", "night"]
-    for name, kill_point in (("peace", None), ("killed", KillPoint("finalize_model", "before"))):
-        place = Sandbox(tmp_path / name, xrays)
-        place.folder.mkdir()
-        process = forks.start(place, train, "train", kill_point)
+    for name, kill_point in (
+        ("undisturbed", None),
+        ("killed", KillPoint("finalize_model", "before")),
+    ):
+        sandbox = Sandbox(tmp_path / name, xrays)
+        sandbox.folder.mkdir()
+        process = forks.start(sandbox, train, "train", kill_point)
         process.join()
-        store = client(place.tracking_uri)
+        store = client(sandbox.tracking_uri)
         (run,) = every_run(store)
         if kill_point is not None:
             assert process.exitcode == -9
             assert run.info.status == "RUNNING"
-            assert forks.run(place, ["train", "--resume", run.info.run_id], "resume") == 0
+            assert forks.run(sandbox, ["train", "--resume", run.info.run_id], "resume") == 0
         (run,) = every_run(store)
         assert run.info.status == "FINISHED"
         assert not duplicates(history(store, run.info.run_id))
         assert len(store.search_logged_models([run.info.experiment_id])) == 1
-        assert not list((place.state / "runs").iterdir())
+        assert not list((sandbox.state / "runs").iterdir())
         found.append(Finding.of(store, run.info.run_id, "simple_cnn"))
     assert not found[0].difference(found[1])
 

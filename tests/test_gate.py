@@ -94,14 +94,14 @@ def test_reasons_name_the_pose(
         "inverted: bright where an X-ray is dark": 255 - image,
     }
     for reason, grey in poses.items():
-        assert gate.objections(grey, torch.zeros(1))[0] == [reason]
+        assert gate.reasons(grey, torch.zeros(1))[0] == [reason]
     noise = torch.randint(0, 256, (200, SIDE, SIDE), dtype=torch.uint8)
-    assert set(gate.objections(noise, torch.zeros(200))[0]) <= {"unlike the training images", ""}
+    assert set(gate.reasons(noise, torch.zeros(200))[0]) <= {"unlike the training images", ""}
     far = torch.tensor([gate.unlike * 1.01])
-    assert gate.objections(image, far) == (["unlike the training images"], [""])
+    assert gate.reasons(image, far) == (["unlike the training images"], [""])
     unusual = torch.tensor([(gate.unusual + gate.unlike) / 2])
-    assert gate.objections(image, unusual) == ([""], ["unusual"])
-    assert gate.objections(image, torch.tensor([float("nan")]))[0] != [""]
+    assert gate.reasons(image, unusual) == ([""], ["unusual"])
+    assert gate.reasons(image, torch.tensor([float("nan")]))[0] != [""]
 
 
 def test_distances_are_those_of_mahalanobis(
@@ -121,7 +121,7 @@ def test_few_validation_images_set_no_bound(demo: dict[str, Images]) -> None:
     few = demo["validation"].part(torch.arange(30))
     gate = fit_gate(network, "layer2", demo["train"], few, choose_engine("cpu", "fp32"))
     assert gate.unlike == gate.unusual == np.inf
-    assert gate.objections(demo["train"].pixels[:1], torch.tensor([1e9])) == ([""], [""])
+    assert gate.reasons(demo["train"].pixels[:1], torch.tensor([1e9])) == ([""], [""])
 
 
 def encoded(image: Image.Image, folder: Path, name: str) -> bytes:
@@ -138,20 +138,20 @@ def test_what_can_be_no_xray_is_objected_to(ending: str, tmp_path: Path) -> None
     colours = Image.merge("RGB", [grey, grey.rotate(90), grey.rotate(180)])
     marked = grey.convert("RGB")
     marked.paste("red", (0, 0, 12, 12))
-    objections = {
+    reasons = {
         "": [grey, grey.convert("RGB"), marked],
         "in colour, as no X-ray is": [colours],
         "blank": [Image.new("L", (100, 100), 90)],
         "nothing but black and white": [Image.fromarray((smooth > 120).astype(np.uint8) * 255)],
         "300×60 pixels, proportions that no chest X-ray has": [grey.resize((300, 60))],
     }
-    for wanted, images in objections.items():
+    for wanted, images in reasons.items():
         for image in images:
             if ending in ("jpeg", "webp") and "black and white" in wanted:
                 continue  # compression blurs its edges
             content = encoded(image, tmp_path, f"image.{ending}")
-            found, objection = decode_checked(content, Preprocessing(100))
-            assert objection == wanted
+            found, reason = decode_checked(content, Preprocessing(100))
+            assert reason == wanted
             assert (found == decode(content, Preprocessing(100))).all()
 
 

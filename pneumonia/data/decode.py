@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pneumonia.data.dicom import decode_dicom, is_dicom
-from pneumonia.data.input_checks import colour_objection, levels_objection, shape_objection
+from pneumonia.data.input_checks import unusual_colour, unusual_levels, unusual_shape
 from pneumonia.data.limits import UnreadableImageError, check_size
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -101,17 +101,17 @@ def _decode(
 ) -> tuple[NDArray[np.uint8], str]:
     side = preprocessing.image_size
     if is_dicom(encoded):  # it says itself what it shows
-        grey, objection = decode_dicom(encoded), ""
+        grey, reason = decode_dicom(encoded), ""
     else:
-        grey, objection = _decode_file(encoded, side, check)
+        grey, reason = _decode_file(encoded, side, check)
     if check:
-        objection = objection or shape_objection(*grey.size)
+        reason = reason or unusual_shape(*grey.size)
     if preprocessing.resize == "pad":
         grey = ImageOps.pad(grey, (side, side), Image.Resampling.BILINEAR)
     elif grey.size != (side, side):
         grey = grey.resize((side, side), Image.Resampling.BILINEAR)
     levels = np.asarray(grey, dtype=np.uint8)
-    return levels, objection or (levels_objection(levels) if check else "")
+    return levels, reason or (unusual_levels(levels) if check else "")
 
 
 def network_input(grey: torch.Tensor) -> torch.Tensor:
@@ -153,18 +153,18 @@ def _decode_grey(encoded: bytes, side: int, check: bool) -> tuple[Image.Image, s
 
     The second value is what speaks against the image's colours, if they are to be looked at.
     """
-    objection = ""
+    reason = ""
     try:
         with Image.open(io.BytesIO(encoded), formats=_FORMATS) as image:
             check_size(*image.size)
             _check_kind(image)
             if check and image.format in ("JPEG", "MPO"):  # of which only the grey is decoded below
                 with Image.open(io.BytesIO(encoded)) as coloured:
-                    objection = colour_objection(coloured)
+                    reason = unusual_colour(coloured)
             image.draft("L", _at_least_twice(image.size, side))
             image.load()
             if check:
-                objection = objection or colour_objection(image)
+                reason = reason or unusual_colour(image)
             grey = _grey(image, _significant_bits(encoded))
             if image.mode.startswith("I") and _zero_is_white(image):
                 grey = ImageOps.invert(grey)
@@ -182,7 +182,7 @@ def _decode_grey(encoded: bytes, side: int, check: bool) -> tuple[Image.Image, s
         raise UnreadableImageError(str(error)) from None
     except Exception as error:  # noqa: BLE001 - Pillow raises many types on damaged files
         raise UnreadableImageError(f"damaged image: {error}") from None
-    return (grey if turn is None else grey.transpose(turn)), objection
+    return (grey if turn is None else grey.transpose(turn)), reason
 
 
 def _orientation(image: Image.Image) -> int:

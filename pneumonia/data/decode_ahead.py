@@ -36,7 +36,7 @@ class DecodedFile:
         grey: Grey levels, uint8 (image_size, image_size); None where it could not be read.
         failure: Why it could not be read; empty where it could.
         may_pass: Whether the failure is not the file's: it was away, or a decoder is missing.
-        objection: Why it can be no chest X-ray; empty where it may, and where that was not asked.
+        reason: Why it can be no chest X-ray; empty where it may, and where that was not asked.
         sha256: Digest of its bytes, where that was asked; empty where they could not be read.
     """
 
@@ -44,7 +44,7 @@ class DecodedFile:
     grey: NDArray[np.uint8] | None = None
     failure: str = ""
     may_pass: bool = False
-    objection: str = ""
+    reason: str = ""
     sha256: str = ""
 
 
@@ -57,7 +57,7 @@ def decode_ahead(
         files: Files; taken only as far ahead as decoding runs.
         preprocessing: How to decode them.
         window: Files that may be under way or waiting to be yielded, at most.
-        check: Whether to look for objections, and to compute digests.
+        check: Whether to look for reasons to reject it, and to compute digests.
     """
     threads = ThreadPoolExecutor(max_workers=available_cores())
     pending: deque[Future[DecodedFile]] = deque()
@@ -80,11 +80,11 @@ def _read(file: File, preprocessing: Preprocessing, check: bool) -> DecodedFile:
         if not check:
             return DecodedFile(file, decode(encoded, preprocessing))
         digest = sha256(encoded).hexdigest()
-        grey, objection = decode_checked(encoded, preprocessing)
+        grey, reason = decode_checked(encoded, preprocessing)
     except UnreadableImageError as error:
         may_pass = isinstance(error, DecoderMissingError)
         return DecodedFile(file, failure=str(error), may_pass=may_pass, sha256=digest)
     except (OSError, ValueError) as error:  # ValueError: a zero byte in a path
         reason = getattr(error, "strerror", None) or str(error)
         return DecodedFile(file, failure=reason, may_pass=True)
-    return DecodedFile(file, grey, objection=objection, sha256=digest)
+    return DecodedFile(file, grey, reason=reason, sha256=digest)

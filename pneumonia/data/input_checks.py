@@ -24,14 +24,14 @@ _SEEN = (64, 64)
 """Size to which an image is reduced to look at its colours."""
 
 
-def shape_objection(width: int, height: int) -> str:
+def unusual_shape(width: int, height: int) -> str:
     """Why an image of this size is no chest X-ray; empty where it may be one."""
     if max(width, height) > _WIDEST * min(width, height):
         return f"{width}×{height} pixels, proportions that no chest X-ray has"
     return ""
 
 
-def colour_objection(image: Image.Image) -> str:
+def unusual_colour(image: Image.Image) -> str:
     """Why an image's colours are not those of an X-ray; empty where it is grey, or nearly so."""
     if image.mode in _GREY_MODES or image.mode.startswith("I"):
         return ""
@@ -42,7 +42,7 @@ def colour_objection(image: Image.Image) -> str:
     return "in colour, as no X-ray is" if colour > _MOST_COLOUR else ""
 
 
-def levels_objection(grey: NDArray[np.uint8]) -> str:
+def unusual_levels(grey: NDArray[np.uint8]) -> str:
     """Why grey levels, uint8 (H, W), show nothing; empty where they may show something."""
     if grey.std() < _LEAST_CONTRAST:
         return "blank"

@@ -107,7 +107,7 @@ def _search_goes_on(run: Run) -> bool:
     for beside in optuna.get_all_study_names(storage):
         if beside == name or beside.startswith(f"{name}{WINNER}"):
             queue = queue_of(optuna.load_study(study_name=beside, storage=storage), url)
-            dead = {trial.number for trial in queue.left()}
+            dead = {trial.number for trial in queue.stale()}
             if any(trial.number not in dead for trial in queue.running()):
                 return True
     return False

@@ -8,7 +8,7 @@ from pneumonia.doctor.checks import Issue, Mark, Remark, Section
 from pneumonia.processes import describe_process, is_alive
 from pneumonia.search.queue import TrialQueue
 from pneumonia.search.storage import queue_of
-from pneumonia.search.study import WINNER, half_made
+from pneumonia.search.study import WINNER, is_incomplete
 from pneumonia.search.trials import number_of, worker_of
 
 
@@ -24,11 +24,11 @@ def check_studies(storage: BaseStorage, url: str) -> Section:
         study = optuna.load_study(study_name=name, storage=storage)
         if "settings" not in study.user_attrs and WINNER not in name:
             continue  # another program's
-        if half_made(study):
-            found.append(_half_made_study(study, storage))
+        if is_incomplete(study):
+            found.append(_incomplete_study(study, storage))
             continue
         queue = queue_of(study, url)
-        left = queue.left()
+        left = queue.stale()
         found += [_stale_trial(queue, trial) for trial in left]
         known = {trial.number for trial in left}
         for trial in queue.running():
@@ -48,11 +48,11 @@ def _stale_trial(queue: TrialQueue, trial: FrozenTrial) -> Issue:
     return Issue(text, "put it back into the queue, for the next worker", fix)
 
 
-def _half_made_study(study: optuna.Study, storage: BaseStorage) -> Remark | Issue:
+def _incomplete_study(study: optuna.Study, storage: BaseStorage) -> Remark | Issue:
     name, creator = study.study_name, describe_process(study.user_attrs)
 
     def fix() -> str:
-        if not half_made(study) or is_alive(study.user_attrs) is not False:
+        if not is_incomplete(study) or is_alive(study.user_attrs) is not False:
             return "another process has finished creating it by now"
         for beside in optuna.get_all_study_names(storage):
             if beside == name or beside.startswith(f"{name}{WINNER}"):

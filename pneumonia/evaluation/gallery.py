@@ -99,7 +99,7 @@ def explanation_gallery(examples: Sequence[Example], *, title: str = "") -> Figu
         return sentence_figure("There are no images to explain.", title)
     examples = examples[:8]
     pairs = [_pair(example) for example in examples]
-    examples = [_told_if_blank(example) for example in examples]
+    examples = [_noted_if_blank(example) for example in examples]
     columns = 2 if len(examples) <= 4 else 3
     figure = _gallery(examples, pairs, columns=columns, title=title, width=_WIDTH - 0.7)
     scale = ScalarMappable(cmap=_heat_on_grey())
@@ -250,7 +250,7 @@ def _pair(example: Example) -> NDArray[np.uint8]:
     return np.concatenate([original, gap, overlay(image, heat)], axis=1)
 
 
-def _told_if_blank(example: Example) -> Example:
+def _noted_if_blank(example: Example) -> Example:
     """Say below an image without any heat that it has none; its name stands in the table."""
     if example.heat is None or example.heat.max() > 0:
         return example

@@ -81,7 +81,7 @@ class Gate:
         best = others.max(dim=1)
         return fits[:, 0], best.values, best.indices
 
-    def objections(self, grey: torch.Tensor, distance: torch.Tensor) -> tuple[list[str], list[str]]:
+    def reasons(self, grey: torch.Tensor, distance: torch.Tensor) -> tuple[list[str], list[str]]:
         """Why images are rejected, and why others deserve a warning; empty strings where neither.
 
         Args:

@@ -91,7 +91,7 @@ def gate_rates(
     distance = gate.distance(_features(network, gate.layer, images, engine))
     n_rejected = n_warned = 0
     for grey, far in zip(_batches(images), distance.split(_BATCH_SIZE), strict=True):
-        rejected, warned = gate.objections(grey, far)
+        rejected, warned = gate.reasons(grey, far)
         n_rejected += sum(map(bool, rejected))
         n_warned += sum(map(bool, warned))
     return n_rejected / len(images), n_warned / len(images)

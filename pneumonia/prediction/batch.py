@@ -210,7 +210,7 @@ class _Scorer:
         grey = torch.from_numpy(np.stack(images))  # (B, H, W)
         probabilities, distance = self.predictor.score(grey)
         nothing = [""] * len(images)
-        rejected, warned = self.gate.objections(grey, distance) if self.gate else (nothing, nothing)
+        rejected, warned = self.gate.reasons(grey, distance) if self.gate else (nothing, nothing)
         found = zip(probabilities.tolist(), rejected, warned, strict=True)
         for row in (row for row in rows if row["status"] != "error"):
             probability, against, warning = next(found)
@@ -238,6 +238,6 @@ class _Scorer:
         row = values | {"path": str(file.file), "sha256": file.sha256}
         if file.grey is None:
             return row | {"status": "error", "reason": file.failure}
-        if self.checked and file.objection:
-            return row | {"status": "rejected", "reason": file.objection}
+        if self.checked and file.reason:
+            return row | {"status": "rejected", "reason": file.reason}
         return row

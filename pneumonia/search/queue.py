@@ -183,7 +183,7 @@ class TrialQueue:
         """
         with self._locked():
             fail_stale_trials(self.study)
-            for trial in self.left():
+            for trial in self.stale():
                 log.info(
                     "trial %d was running in %s, which has died: it is run again",
                     number_of(trial),
@@ -191,7 +191,7 @@ class TrialQueue:
                 )
                 self._put_back(trial)
 
-    def left(self) -> list[FrozenTrial]:
+    def stale(self) -> list[FrozenTrial]:
         """The trials of dead workers: those that ``recover`` puts back."""
         with self._locked():
             running = [trial for trial in self.running() if self._worker_is_gone(trial)]

@@ -113,7 +113,7 @@ def _is_ready(study: optuna.Study) -> bool | None:
     return False if is_alive(study.user_attrs) is False else None
 
 
-def half_made(study: optuna.Study) -> bool:
+def is_incomplete(study: optuna.Study) -> bool:
     """Whether the study is one of ours whose creation was not finished."""
     attributes = study.user_attrs
     return "settings" in attributes and RUN not in attributes

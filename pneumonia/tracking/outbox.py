@@ -141,7 +141,7 @@ class Outbox:
                 if isinstance(error, OSError):
                     raise refused(error) from error
                 raise
-            self._away(error)
+            self._note_outage(error)
             self._keep(run_id, entry)
 
     def ask(self, question: Callable[[], T]) -> T:
@@ -159,7 +159,7 @@ class Outbox:
             reraise=True,
         )
         try:
-            return attempts(lambda: self._deliver_and_ask(question))
+            return attempts(lambda: self._deliver_then(question))
         except Exception as error:
             if not is_outage(error):
                 if isinstance(error, OSError):
@@ -181,22 +181,22 @@ class Outbox:
             if wait:
                 self.ask(lambda: None)
             else:
-                self._deliver_and_ask(lambda: None)
+                self._deliver_then(lambda: None)
         except Exception as error:
             if not (is_outage(error) or isinstance(error, TrackingError)):
                 raise
             return False
         return True
 
-    def _deliver_and_ask(self, question: Callable[[], T]) -> T:
+    def _deliver_then(self, question: Callable[[], T]) -> T:
         try:
             self._deliver_waiting()
             answer = question()
         except Exception as error:
             if is_outage(error):
-                self._away(error)
+                self._note_outage(error)
             raise
-        self._back()
+        self._note_recovery()
         return answer
 
     def adopt(self, run_id: str) -> None:
@@ -252,7 +252,7 @@ class Outbox:
                     parent = "" if str(path.parent) == "." else str(path.parent)
                     self.client.log_artifact(run_id, str(file), parent or None)
 
-    def _away(self, error: Exception) -> None:
+    def _note_outage(self, error: Exception) -> None:
         if not self._pause:
             log.warning(
                 "the tracking store %s does not answer (%s): training continues, and what is "
@@ -263,7 +263,7 @@ class Outbox:
         self._pause = min(_LONGEST_PAUSE, max(_SHORTEST_PAUSE, 2 * self._pause))
         self._next_try = time.monotonic() + self._pause
 
-    def _back(self) -> None:
+    def _note_recovery(self) -> None:
         if self._pause and not self._waiting:
             log.info("the tracking store answers again, and has received all waiting entries")
             self._pause = 0.0

@@ -122,9 +122,9 @@ def promote(model_uri: str, alias: str = CHAMPION, *, require_better: bool = Fal
         except MlflowException as error:
             raise UsageError(f"alias = {alias!r}: {str(error).splitlines()[0]}") from None
     moved = f"moved from version {holder.version} to" if holder else "set, for the first time, to"
-    objection = _objection(version)
-    note = f"; note that {objection}" if objection and objection != comparison else ""
-    undo = _way_back(holder, alias)
+    against = _reason_against(version)
+    note = f"; note that {against}" if against and against != comparison else ""
+    undo = _how_to_undo(holder, alias)
     return f"{name}: {alias} {moved} version {number}: {comparison}{note}{undo}"
 
 
@@ -134,7 +134,7 @@ def _promote_if_better(client: mlflow.MlflowClient, name: str, number: str) -> s
     holder = _holder(client, name, CHAMPION)
     if holder and str(holder.version) == number:
         return f"version {number} is the champion"
-    better, reason = False, _objection(version)
+    better, reason = False, _reason_against(version)
     if not reason:
         better, reason = _compare(version, holder)
         # An explicit promotion of the demo's model must not keep out the first real one.
@@ -142,7 +142,7 @@ def _promote_if_better(client: mlflow.MlflowClient, name: str, number: str) -> s
             better, reason = True, f"version {holder.version} was trained on synthetic images"
     if better:
         _move(client, CHAMPION, version, holder)
-        return f"version {number} is the new champion: {reason}{_way_back(holder, CHAMPION)}"
+        return f"version {number} is the new champion: {reason}{_how_to_undo(holder, CHAMPION)}"
     kept = f"version {holder.version} stays champion" if holder else "there is no champion"
     return f"{kept}: {reason}; to decide otherwise: pneumonia promote models:/{name}/{number}"
 
@@ -160,7 +160,7 @@ def _move(
         client.set_model_version_tag(name, str(holder.version), f"{alias}.until", now)
 
 
-def _way_back(holder: ModelVersion | None, alias: str) -> str:
+def _how_to_undo(holder: ModelVersion | None, alias: str) -> str:
     if holder is None:
         return ""
     option = "" if alias == CHAMPION else f" --alias {alias}"
@@ -203,7 +203,7 @@ def _incomparable(version: ModelVersion, holder: ModelVersion) -> str:
     return ""
 
 
-def _objection(version: ModelVersion) -> str:
+def _reason_against(version: ModelVersion) -> str:
     """Why a version must not become champion unasked; empty where nothing speaks against it."""
     if _is_synthetic(version):
         return f"version {version.version} was trained on synthetic images"

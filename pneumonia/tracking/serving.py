@@ -106,13 +106,13 @@ class XrayClassifier(PythonModel):
         for image in images:
             row = dict(zip(_COLUMNS, ("", None, threshold, "ok", ""), strict=True))
             try:
-                grey, objection = decode_checked(_encoded(image), self.preprocessing)
+                grey, reason = decode_checked(_encoded(image), self.preprocessing)
             except UnreadableImageError as error:
                 row |= {"status": "error", "reason": str(error)}
             else:
                 decoded.append(torch.from_numpy(grey.copy()))
-                if gate and objection:
-                    row |= {"status": "rejected", "reason": objection}
+                if gate and reason:
+                    row |= {"status": "rejected", "reason": reason}
             rows.append(row)
         if decoded:
             found = zip(*self._score(torch.stack(decoded)), strict=True)
@@ -131,7 +131,7 @@ class XrayClassifier(PythonModel):
         """Probabilities, and what the gate objects to and warns of, from uint8 (B, H, W)."""
         with torch.inference_mode(), layer_features(self.network, self.gate.layer) as features:
             logits = self.network(network_input(grey))  # (B, 2)
-        rejected, warned = self.gate.objections(grey, self.gate.distance(features[0]))
+        rejected, warned = self.gate.reasons(grey, self.gate.distance(features[0]))
         return self.scaling.probabilities(logits.double()).tolist(), rejected, warned
 
 

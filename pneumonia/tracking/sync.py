@@ -62,14 +62,14 @@ def deliver_all(given: str | None = None) -> Iterator[Delivery]:
             waiting[local.run_id] = local
     silent: list[TrackingError] = []
     for uri in _stores(waiting.values(), given):
-        own = [local for local in waiting.values() if uri in (_home(local, given), given)]
+        own = [local for local in waiting.values() if uri in (_store_of(local, given), given)]
         if not own:  # the given store had them all
             continue
         try:
             _connect(uri)
             for local in own:
                 run = existing_run(local.run_id)
-                if run is None and _home(local, given) != uri:
+                if run is None and _store_of(local, given) != uri:
                     continue
                 del waiting[local.run_id]
                 yield _deliver(local, run)
@@ -79,13 +79,13 @@ def deliver_all(given: str | None = None) -> Iterator[Delivery]:
         raise TrackingError(f"{'; '.join(map(str, silent))}; the waiting entries are kept")
 
 
-def _home(local: LocalState, given: str | None) -> str:
+def _store_of(local: LocalState, given: str | None) -> str:
     return local.tracking_uri or given or chosen_uri()
 
 
 def _stores(waiting: Iterable[LocalState], given: str | None) -> list[str]:
     """The given store first, then the others in the order of their runs."""
-    homes = [_home(local, given) for local in waiting]
+    homes = [_store_of(local, given) for local in waiting]
     return list(dict.fromkeys([given, *homes] if given and homes else homes))
 
 

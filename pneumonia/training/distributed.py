@@ -107,7 +107,7 @@ class Ranks:
         return values
 
     @contextmanager
-    def failing_together(self) -> Iterator[None]:
+    def fail_on_all_ranks(self) -> Iterator[None]:
         """Within the block, one rank's error is every rank's: the others raise it as their own.
 
         Raises:
@@ -119,7 +119,7 @@ class Ranks:
             if self.store is None:
                 raise
             # Once one has ended torchrun ends the others: let them log first why they end.
-            _meet_signals_with(signal.SIG_IGN)
+            _set_signal_handler(signal.SIG_IGN)
             if isinstance(error, KeyboardInterrupt):
                 raise
             if _is_lost_connection(error):
@@ -167,7 +167,7 @@ def joined(device: torch.device) -> Iterator[Ranks]:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     # Python's own handlers would not run before the others are here.
-    _meet_signals_with(signal.SIG_DFL)
+    _set_signal_handler(signal.SIG_DFL)
     store, *_ = next(rendezvous("env://", timeout=_PATIENCE))
     distributed.init_process_group(
         "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
@@ -176,14 +176,14 @@ def joined(device: torch.device) -> Iterator[Ranks]:
         world_size=ranks.size,
         timeout=_PATIENCE,
     )
-    _meet_signals_with(signal.default_int_handler)
+    _set_signal_handler(signal.default_int_handler)
     try:
         yield replace(ranks, store=store)
     finally:
         distributed.destroy_process_group()
 
 
-def _meet_signals_with(handler: Any) -> None:
+def _set_signal_handler(handler: Any) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, handler)
 

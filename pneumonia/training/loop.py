@@ -23,7 +23,7 @@ from pneumonia.training.device import Engine, choose_engine, out_of_memory_as_er
 from pneumonia.training.distributed import ALONE, Ranks
 from pneumonia.training.schedule import loss_weights
 from pneumonia.training.setup import begin
-from pneumonia.training.signals import StoppedBetweenBatches, noting_interrupts
+from pneumonia.training.signals import StoppedBetweenBatches, defer_interrupts
 from pneumonia.training.validation import validate
 
 log = logging.getLogger(__name__)
@@ -117,8 +117,8 @@ def train(
         )
     ranks.share_of(settings.batch_size)
     with (
-        ranks.failing_together(),
-        noting_interrupts() as asked,
+        ranks.fail_on_all_ranks(),
+        defer_interrupts() as asked,
         shared_cores(engine.device) as adapt_threads,
         out_of_memory_as_error(
             engine.device,

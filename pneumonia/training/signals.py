@@ -12,7 +12,7 @@ class StoppedBetweenBatches(KeyboardInterrupt):
 
 
 @contextmanager
-def noting_interrupts() -> Iterator[Callable[[], bool]]:
+def defer_interrupts() -> Iterator[Callable[[], bool]]:
     """Within the block, note the first SIGINT or SIGTERM instead of being interrupted by it.
 
     Yields:

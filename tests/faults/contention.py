@@ -125,9 +125,9 @@ def _one_sqlite(report: Report, forks: Forks, all_sandboxes: Sandboxes) -> None:
 def _signals(report: Report, forks: Forks, all_sandboxes: Sandboxes) -> None:
     """Interrupts between batches, and twice."""
     arguments = ("--epochs", str(_EPOCHS), "--experiment-name", "faults")
-    peace = all_sandboxes.new("peace")
-    forks.run(peace, _train(peace, *arguments), "train")
-    store = client(peace.tracking_uri)
+    undisturbed = all_sandboxes.new("undisturbed")
+    forks.run(undisturbed, _train(undisturbed, *arguments), "train")
+    store = client(undisturbed.tracking_uri)
     expected = Finding.of(store, every_run(store)[0].info.run_id, _NETWORK)
     for number in (signal.SIGINT, signal.SIGTERM):
         sandbox = all_sandboxes.new(number.name)

@@ -71,7 +71,7 @@ _AIMS = (
 
 
 class Killing:
-    """Kills runs of one kind, resumes them, and compares them with one left in peace."""
+    """Kills runs of one kind, resumes them, and compares them with an undisturbed one."""
 
     def __init__(self, all_sandboxes: Sandboxes, network: str, epochs: int, report: Report) -> None:
         self.sandboxes, self.report, self.network = all_sandboxes, report, network
@@ -84,11 +84,11 @@ class Killing:
         self.begun_anew = 0
         self.killed = 0
 
-    def in_peace(self) -> float:
+    def undisturbed(self) -> float:
         """Train once without harm; how long it takes in seconds of CPU time."""
         self.forks.run(self.new_sandbox("warm"), self.arguments, "train")  # decodes the images
         self.sandboxes.folder.joinpath("warm", "mlflow.db").unlink()
-        sandbox = self.new_sandbox("peace")
+        sandbox = self.new_sandbox("undisturbed")
         process = self.forks.start(sandbox, self.arguments, "train")
         took = await_cpu_seconds(process, math.inf)
         if process.exitcode:
@@ -196,13 +196,13 @@ def await_cpu_seconds(process: BaseProcess, seconds: float) -> float:
 def main(
     kills: int, aimed: bool, network: str, epochs: int, seed: int, folder: Path | None
 ) -> None:
-    """Kill training runs with SIGKILL, resume each, and compare with one left in peace."""
+    """Kill training runs with SIGKILL, resume each, and compare with an undisturbed one."""
     report, rng = Report("Training killed and resumed"), random.Random(seed)
     began = time.monotonic()
     with sandboxes(folder) as all_sandboxes:
         killing = Killing(all_sandboxes, network, epochs, report)
-        life = killing.in_peace()
-        click.echo(f"in peace a run takes {life:.1f} s of CPU time", err=True)
+        life = killing.undisturbed()
+        click.echo(f"an undisturbed run takes {life:.1f} s of CPU time", err=True)
         for number in range(kills):
             # Spread over the whole life, a little jittered.
             after = life * (number + rng.random()) / kills

@@ -173,8 +173,8 @@ def _harm(
         time.sleep(0.2)
         team.reap()
         while 0 not in team.codes and len(team.alive) < workers:
-            half_made = any("that was creating study" in line for line in team.said[-1:])
-            team.start(*(["--resume"] if half_made else []))
+            is_incomplete = any("that was creating study" in line for line in team.said[-1:])
+            team.start(*(["--resume"] if is_incomplete else []))
             time.sleep(0.5)
         if killed < kills and time.monotonic() > next_kill and team.alive:
             team.kill_one(rng)
