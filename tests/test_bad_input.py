@@ -232,6 +232,7 @@ def test_odd_names_come_back_as_they_were(file_format: str, tmp_path: Path, pred
     assert names == set(ODD_NAMES)
 
 
+@pytest.mark.slow
 def test_names_in_another_encoding_do_not_end_a_training(data: Path, train: Cli) -> None:
     """Tables of images are among the last things that are logged."""
     for part in ("train", "test"):

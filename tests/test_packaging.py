@@ -85,6 +85,7 @@ def test_predict_imports_nothing_that_it_does_not_use(
     assert done.stdout.splitlines()[-1] == "set()"
 
 
+@pytest.mark.slow
 def test_a_training_without_a_search_does_not_import_optuna(xrays: Path, tmp_path: Path) -> None:
     code = (
         "import sys; from torch.optim.optimizer import register_optimizer_step_post_hook as hook;"

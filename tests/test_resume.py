@@ -251,15 +251,11 @@ def test_workers_share_a_study_and_register_one_winner(
     assert "study 'shared' was begun with epochs 1, not 2" in other.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("workplace", "broken_python")
 @pytest.mark.parametrize(
     ("n_trials", "options", "threads", "n_others"),
-    [
-        (8, (), None, 1),
-        pytest.param(7, (), None, 0, marks=pytest.mark.slow),
-        pytest.param(8, ("--jobs", 1), None, 0, marks=pytest.mark.slow),
-        pytest.param(8, (), "1", 0, marks=pytest.mark.slow),
-    ],
+    [(8, (), None, 1), (7, (), None, 0), (8, ("--jobs", 1), None, 0), (8, (), "1", 0)],
 )
 def test_a_long_search_starts_as_many_workers_as_make_it_faster(
     n_trials: int,
