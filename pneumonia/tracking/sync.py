@@ -85,8 +85,8 @@ def _store_of(local: LocalState, given: str | None) -> str:
 
 def _stores(waiting: Iterable[LocalState], given: str | None) -> list[str]:
     """The given store first, then the others in the order of their runs."""
-    homes = [_store_of(local, given) for local in waiting]
-    return list(dict.fromkeys([given, *homes] if given and homes else homes))
+    stores = [_store_of(local, given) for local in waiting]
+    return list(dict.fromkeys([given, *stores] if given and stores else stores))
 
 
 def _connect(uri: str) -> None:
