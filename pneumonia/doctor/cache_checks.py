@@ -41,8 +41,9 @@ def check_caches(limit: int = DEFAULT_LIMIT) -> Section:
         named = _BUILDING.fullmatch(entry.name)
         if named:
             target = folder / (named[1] or named[2])
-            # A builder holds the lock from before it makes the folder until it has moved it away,
-            # and the kernel releases a dead one's: the lock free, nobody fills the folder.
+            # A builder holds the lock from before it creates the folder until it has renamed it,
+            # and the kernel releases the lock of a dead process. So if the lock is free, no process
+            # is filling the folder.
             if _is_held(target):
                 building += 1
             else:
@@ -52,7 +53,7 @@ def check_caches(limit: int = DEFAULT_LIMIT) -> Section:
         elif _DRAWING.fullmatch(entry.name) and time.time() - _last_change(entry) > _AN_HOUR:
             found.append(_unfinished_demo_set(entry))
         elif entry.suffix == ".lock" and _TARGET.fullmatch(entry.stem):
-            # That of a finished cache stays: it is taken again should the cache be built anew.
+            # The lock of a finished cache stays: it is needed again when the cache is rebuilt.
             target = folder / entry.stem
             if not target.exists() and not _is_held(target):
                 found.append(_unused_lock(target))
@@ -154,7 +155,7 @@ def _is_held(target: Path) -> bool:
     try:
         with FileLock(_lock_of(target), timeout=0):
             return False
-    except (Timeout, OSError):  # OSError: another user's, who alone can tell
+    except (Timeout, OSError):  # OSError: another user's lock, which only that user can test
         return True
 
 

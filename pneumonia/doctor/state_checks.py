@@ -84,7 +84,7 @@ def _unneeded_state(local: LocalState, reason: str) -> Remark | Issue:
         with local.alone():
             if _at_work(local, existing_run(local.run_id)):
                 raise UsageError("a process works on the run by now")
-            # The lock goes with the folder, while we hold it: nobody waits for it, since whoever
+            # The lock's file is removed while it is held: no process waits for it, since one that
             # finds it held gives up.
             shutil.rmtree(local.folder)
         return "removed"

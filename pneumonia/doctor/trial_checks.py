@@ -41,7 +41,7 @@ def check_studies(storage: BaseStorage, url: str) -> Section:
 
 def _stale_trial(queue: TrialQueue, trial: FrozenTrial) -> Issue:
     def fix() -> str:
-        queue.recover()  # looks again, under the queue's lock, at who is dead
+        queue.recover()  # checks again, under the queue's lock, which workers are dead
         return "it waits for the next worker"
 
     text = f"{_named(queue.study, trial)}: {describe_process(worker_of(trial))} has died"

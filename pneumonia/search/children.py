@@ -78,7 +78,7 @@ def train_children(
         others.start()
         train_free_children(parent, children, left, start_others_if_faster)
         others.wait()
-        # What a worker that died has left; one that was started by hand may still be at work.
+        # Train what a dead worker has left. A worker that was started by hand may still be at work.
         train_free_children(parent, children, left, start_others_if_faster, wait=True)
     return children_of(parent, children.tag)
 

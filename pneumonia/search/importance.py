@@ -79,7 +79,7 @@ def _better(name: str, trials: Sequence[FrozenTrial], direction: StudyDirection)
         return ""
     if all(isinstance(value, int | float) for value, _ in drawn):
         found = kendalltau(*zip(*drawn, strict=True))
-        certain = found.pvalue < _CHANCE  # NaN, where all are equal, is not
+        certain = found.pvalue < _CHANCE  # not where it is NaN: all equal
         return ("more" if found.statistic > 0 else "less") if certain else ""
     groups: dict[str, list[float]] = {}
     for value, score in drawn:

@@ -89,7 +89,7 @@ class OtherWorkers:
             return
         s = "s" if self._n_workers > 1 else ""
         log.info("starting %d more worker%s on this machine", self._n_workers, s)
-        self._run.outbox.flush(wait=True)  # they read the run
+        self._run.outbox.flush(wait=True)  # the processes read the run
         command = [
             *(sys.executable, "-m", "pneumonia", *self._command),
             *("--tracking-uri", tracking_uri()),
@@ -105,7 +105,7 @@ class OtherWorkers:
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.PIPE,
                     text=True,
-                    start_new_session=True,  # Ctrl-C reaches us alone, and we pass it on once
+                    start_new_session=True,  # Ctrl-C reaches this process only, which passes it on once
                 )
             except OSError as error:
                 log.warning("cannot start worker %d: %s; the others go on", number, error)

@@ -285,7 +285,7 @@ class _Attempt:
         """Whether the storage took nothing more for the trial: another process has failed it."""
         if isinstance(self.raised, KeyboardInterrupt):
             return False
-        # Where a trial has ended before Study.optimize stores its end, that raises errors of its
+        # If a trial has already ended when Study.optimize stores its end, that raises errors of its
         # own, AssertionError among them.
         at_the_end = error is not self.raised and stored.state == TrialState.FAIL
         return at_the_end or isinstance(self.raised, UpdateFinishedTrialError)

@@ -86,7 +86,7 @@ def queue_of(study: optuna.Study, storage: str) -> TrialQueue:
 
 
 def _with_heartbeat(url: str, *, skip_table_creation: bool = False) -> RDBStorage:
-    # sqlite: others may be writing for a while. PostgreSQL: it may have been restarted.
+    # sqlite: other processes may be writing. PostgreSQL: the server may have been restarted.
     local = {"connect_args": {"timeout": 60}}
     storage = RDBStorage(
         url,
@@ -95,7 +95,7 @@ def _with_heartbeat(url: str, *, skip_table_creation: bool = False) -> RDBStorag
         grace_period=_GRACE_SECONDS,
         skip_table_creation=skip_table_creation,
     )
-    # Not before: a database that does not exist is an error at once.
+    # Retry from here on only: a database that does not exist is an error at once.
     listen(storage.engine, "do_connect", _connect_patiently)
     return storage
 

@@ -97,7 +97,7 @@ def _log_winner(
     if winner is None:
         reasons = [reason_of(t) or state_of(t) for t in trials]
         raise TrainingError(f"no trial of {len(trials)} completed: {reasons[-1]}")
-    # A worker that died here may have logged a part of this; a continued run logs nothing twice.
+    # A worker that died may have logged a part of this; a continued run logs nothing twice.
     run.continued = True
     _deliver_leftovers(run, trials)
     settings = experiment.training.with_values(**winner.params)

@@ -116,7 +116,7 @@ class Worker:
         own = {"study": self.study.study_name, "trial": str(number)}
         begun = trial.user_attrs.get("run_id")
         if not begun and trial.number != number:
-            # The worker before may have died between creating the run and storing its id.
+            # The former worker may have died between creating the run and storing its id.
             begun = left_running(self.run.experiment_id, {"mlflow.parentRunId": self.run.id, **own})
         if begun:
             child = continue_run(begun)
@@ -178,7 +178,7 @@ class Worker:
         epoch_log = EpochLog(child, settings)
 
         def on_epoch(epoch: Epoch) -> None:
-            # First, since it fails where another worker has taken the trial by now.
+            # First: it fails if another worker has taken the trial.
             trial.report(epoch[f"val/{self.metric}"], int(epoch["epoch"]))
             epoch_log(epoch)
             self._start_others_if_faster(
@@ -216,7 +216,7 @@ class Worker:
         value = trained.best[f"val/{self.metric}"]
         leader = self.queue.best()
         leads = settings.better(value, leader.value if leader else None)
-        # One that is as good may win as well: of equal trials the lowest number wins.
+        # An equally good trial may win too: of equal trials the lowest number wins.
         may_win = leads or (leader is not None and value == leader.value)
         if may_win or self.search.keep_checkpoints == "all":
             child.log_checkpoint(trained.network.state_dict(), self.data.settings.class_names)

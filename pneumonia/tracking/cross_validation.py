@@ -189,7 +189,8 @@ def _ensemble(
     """The ensemble of the folds' networks, with the threshold and temperature out of fold."""
     settings, config = run_config.experiment.training, calibrated.config
     network = Ensemble([fold.network for fold in folds if fold.network is not None]).eval()
-    # No image is new to all members; the gate looks at the first one, and its own images.
+    # The gate uses the features of the first member. No image is new to all members, so it is
+    # fitted on the images of the first one's fold.
     gate = fitted_gate(network, folds[0].images, config, settings.device)
     probability = scaled(measured.clean, config.scaling)
     validation = classification_metrics(measured.truth, probability, config.threshold)

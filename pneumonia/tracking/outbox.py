@@ -77,7 +77,7 @@ class Entry:
         if self.file:
             with atomic_write(path.with_suffix(".bin")) as unfinished:
                 unfinished.write_bytes(self.file)
-        # Last: an entry counts once its JSON file is there.
+        # Written last: an entry is complete once its JSON file exists.
         with atomic_write(path) as unfinished:
             unfinished.write_text(json.dumps([self.kind, self.content]), encoding="utf-8")
 
@@ -203,7 +203,7 @@ class Outbox:
         """Take over the entries that another process could not deliver for a run."""
         if kept_entries(run_id):
             self._waiting.add(run_id)
-            # Else that process's end of the run would arrive after the run was continued.
+            # Otherwise that process's end of the run would arrive after the run was continued.
             self.flush(wait=True)
 
     def _deliver_waiting(self) -> None:
@@ -218,7 +218,7 @@ class Outbox:
             local.write_owner(mlflow.get_tracking_uri())
         try:
             names = kept_entries(run_id)
-            # Named by the time, and by the process: workers of one search keep for one run.
+            # Named by time and process: the workers of a search keep entries for the same run.
             number = max(time.time_ns(), _number(names[-1]) + 1 if names else 0)
             entry.write(folder / f"{number:020}-{os.getpid()}.json")
         except OSError as error:

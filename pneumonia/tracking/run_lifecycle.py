@@ -197,7 +197,7 @@ def continue_run(run_id: str, *, alone: bool = False) -> Run:
     store = outbox()
     found = find_run(run_id)
     if alone and found.status == "FINISHED":
-        found.local.remove()  # its process may have died just before it did so
+        found.local.remove()  # its process may have died just before
         raise UsageError(f"run {run_id} has finished: there is nothing to resume")
     if alone and found.status == "RUNNING" and is_alive(found.tags):
         raise UsageError(f"run {run_id} is running, in {describe_process(found.tags)}: wait for it")

@@ -138,7 +138,7 @@ class XrayClassifier(PythonModel):
 def _encoded(image: Any) -> bytes:
     """The file's bytes, however they were sent."""
     if isinstance(image, bytes | bytearray):
-        if not image.isascii():  # as every image is not
+        if not image.isascii():  # encoded images never are
             return bytes(image)
         image = image.decode()  # MLflow gives "instances" as the bytes of the text sent
     if not isinstance(image, str):
@@ -155,7 +155,7 @@ def _encoded(image: Any) -> bytes:
 def _file_content(path: str) -> bytes | None:
     """The bytes of a file; None where the text is not the path of one."""
     try:
-        if len(path) < 4096 and Path(path).is_file():  # longer than any path
+        if len(path) < 4096 and Path(path).is_file():  # no path is longer
             return Path(path).read_bytes()
     except OSError as error:
         raise UnreadableImageError(str(error)) from None

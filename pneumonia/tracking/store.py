@@ -38,7 +38,7 @@ def connect(tracking_uri: str | None = None) -> str:
     Raises:
         TrackingError: The server or store does not answer, or names a former folder.
     """
-    # A bar for a few files, which is over at once.
+    # A progress bar for a few small files is of no use.
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     uri = chosen_uri(tracking_uri)
     if database := local_database(uri):
@@ -54,7 +54,7 @@ def connect(tracking_uri: str | None = None) -> str:
     elif _is_server_database(uri):
         _check_database(uri)
     registry = os.environ.get("MLFLOW_REGISTRY_URI")
-    # MLflow exports what is set: a registry in the store used before was not chosen by the user.
+    # MLflow exports the registry that is set: one in the former store was not the user's choice.
     if registry is None or registry == mlflow.get_tracking_uri():
         registry = uri
     mlflow.set_tracking_uri(uri)

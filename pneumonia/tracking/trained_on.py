@@ -35,11 +35,11 @@ def find_known_images(model: LoadedModel, images: Images) -> KnownImages:
         run = find_run(model.run_id or "")
     except TrackingError:  # it was deleted, or is in another store
         return KnownImages()
-    # A seed's list is that of the run of all seeds.
+    # The images of a seed are listed in the parent run, that of all seeds.
     above = run.tags.get("mlflow.parentRunId")
     table = read_text(run.id, IMAGES) or (read_text(above, IMAGES) if above else "") or ""
     kind = run.tags.get(KIND_TAG) or run.tags.get("kind", "")
-    # All folds together were trained on what is for training and validation.
+    # Each image for training or validation was trained on in some fold.
     trained_on = {"train", "validation"} if kind == "cross-validation" else {"train"}
     role_of = role_by_digest(table)
     roles = [role_of.get(file.digest, "") for file in images.files]

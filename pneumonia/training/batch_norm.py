@@ -45,7 +45,7 @@ class GlobalBatchNorm(nn.Module):
         assert plain.momentum is not None
         axes = [0, *range(2, features.ndim)]
         variance, mean = torch.var_mean(features.float(), axes, correction=0)  # (C,), (C,)
-        # Only this rank's row is not 0, so that the sum over ranks holds everyone's.
+        # Only this rank's row is not 0, so the sum over ranks holds the rows of all.
         moments = mean.new_zeros(self.size, 2, len(mean))
         moments[self.rank] = torch.stack([mean, variance])
         means, variances = _SumOverRanks.apply(moments).unbind(dim=1)  # (ranks, C), (ranks, C)

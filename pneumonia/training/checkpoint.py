@@ -122,7 +122,7 @@ class Checkpoint:
             "generator": state.generator.get_state(),
             "history": state.history,
             "best_epoch": state.best_epoch,
-            # The best epoch being the last, these are the network's own tensors, written once.
+            # If the best epoch is the last, these are the network's own tensors, written once.
             "best_weights": dict(
                 state.eval_model.state_dict() if state.just_improved else state.best_weights
             ),

@@ -118,7 +118,7 @@ class Ranks:
         except BaseException as error:
             if self.store is None:
                 raise
-            # Once one has ended torchrun ends the others: let them log first why they end.
+            # torchrun ends the other ranks once one has ended: let them log the reason first.
             _set_signal_handler(signal.SIG_IGN)
             if isinstance(error, KeyboardInterrupt):
                 raise
@@ -166,7 +166,7 @@ def joined(device: torch.device) -> Iterator[Ranks]:
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    # Python's own handlers would not run before the others are here.
+    # Python's own handlers would not run before the other ranks are here.
     _set_signal_handler(signal.SIG_DFL)
     store, *_ = next(rendezvous("env://", timeout=_PATIENCE))
     distributed.init_process_group(

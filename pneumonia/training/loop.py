@@ -234,13 +234,13 @@ def _train_epoch(
     replica.train()
     if state.order is None:
         state.order = torch.randperm(len(training), generator=state.generator)
-    order = state.order.to(engine.device)  # at once: each transfer makes the host wait
+    order = state.order.to(engine.device)  # in one transfer: each makes the host wait
     # The last, incomplete batch is left out: batch-norm statistics of a few images are poor.
     n_batches = len(training) // settings.batch_size
     epoch, n_images = len(state.history) + 1, n_batches * settings.batch_size
     for step in range(len(state.losses), n_batches):
         before_step(epoch, step * settings.batch_size, n_images)
-        # From here on B is this rank's share of the batch, and what is drawn is for the whole.
+        # From here on B is this rank's share of the batch; random numbers are for the whole batch.
         batch = order[step * settings.batch_size : (step + 1) * settings.batch_size]
         changes = draw_changes(len(batch), state.generator)
         grey, labels = training.batch(ranks.share(batch))  # (B, H, W), (B,)
