@@ -40,7 +40,7 @@ def app(
     with bound_socket(_HOST, port) as listener:
         connect(tracking_uri)
         page = create_app(load_model(model_uri), threshold=threshold, gate=gate)
-        listener.listen()  # who follows the link at once waits until the server is there
+        listener.listen()  # a browser that opens the link at once waits for the server
         click.echo(f"http://{_HOST}:{port}")
         click.echo("Ctrl-C stops it.", err=True)
         server = uvicorn.Server(uvicorn.Config(page, log_level="warning", access_log=False))

@@ -124,7 +124,7 @@ class Predictor:
         grey = grey.to(self.engine.device)
         probability, distance = self._measure(grey, self.fast)
         if self.margin:
-            # A temperature below 1 enlarges what a faster precision moves.
+            # A temperature below 1 enlarges the errors of a faster precision.
             margin = self.margin * max(1, 1 / self.scaling.temperature)
             close = (probability - self.threshold).abs() < margin
             for bound in (self.gate.unusual, self.gate.unlike) if self.gate else ():

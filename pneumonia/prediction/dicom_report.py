@@ -119,7 +119,7 @@ def _source(encoded: bytes) -> Any:
     if header.PatientSex not in ("M", "F", "O"):
         header.PatientSex = None
     if not re.fullmatch(r"\d{3}[DWMY]", str(header.get("PatientAge", ""))):
-        header.pop("PatientAge", None)  # which may be left out, and not be something else
+        header.pop("PatientAge", None)  # the standard allows none, but no malformed one
     return header
 
 

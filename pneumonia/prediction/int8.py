@@ -166,7 +166,7 @@ def _session(file: Path) -> Forward:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    # Threads that wait would else keep the cores from those that decode.
+    # Threads that spin while they wait would keep the cores from those that decode.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
 

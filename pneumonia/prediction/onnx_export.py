@@ -49,7 +49,7 @@ def onnx_graph(module: nn.Module, grey: torch.Tensor, outputs: list[str]) -> "Mo
         ModelError: It cannot be written so.
     """
     with torch.inference_mode():
-        module(grey)  # what is kept from a first call must not be the exporter's stand-ins
+        module(grey)  # tensors that a first call caches must not be the exporter's
     program = torch.onnx.export(
         module,
         (grey,),

@@ -140,7 +140,7 @@ def _writer(file_format: str, file: IO[Any], positive: str) -> Iterator[Write]:
             rows: list[Row] = []
             try:
                 yield rows.extend
-            finally:  # of a job that was stopped, a page of what is finished
+            finally:  # a job that was stopped has a page of its finished rows
                 file.write(worklist(rows, positive))
         elif file_format == "csv":
             table = csv.DictWriter(_UnixLines(file), COLUMNS, lineterminator="\r\n")

@@ -197,7 +197,7 @@ def _reader() -> Any:
                 for path, file in zip(some["path"], some["file"], strict=True):
                     try:
                         content = Path(file).read_bytes()
-                        # What is all ASCII, as no image is, would be taken for base64.
+                        # Bytes that are all ASCII, as no image's are, would be taken for base64.
                         sent = b64encode(content) if content.isascii() else content
                         rows.append((path, sent, None, sha256(content).hexdigest()))
                     except OSError as error:

@@ -105,7 +105,7 @@ class OtherWorkers:
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.PIPE,
                     text=True,
-                    start_new_session=True,  # Ctrl-C reaches this process only, which passes it on once
+                    start_new_session=True,  # this process passes Ctrl-C on, once
                 )
             except OSError as error:
                 log.warning("cannot start worker %d: %s; the others go on", number, error)
