@@ -11,7 +11,7 @@ from contextlib import nullcontext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from tests.faults.kill_point import KillPoint, aimed
+from tests.faults.kill_point import KillPoint, at_kill_point
 from tests.faults.sandbox import Sandbox
 
 _IMPORTED = [
@@ -117,7 +117,7 @@ def pneumonia(
     from pneumonia.cli import main
 
     sys.argv = ["pneumonia", *arguments]
-    with aimed(doing, kill_point) if doing else nullcontext():
+    with at_kill_point(doing, kill_point) if doing else nullcontext():
         main()
 
 

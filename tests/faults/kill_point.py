@@ -57,8 +57,8 @@ class KillPoint:
 
 
 @contextmanager
-def aimed(doing: Path, kill_point: KillPoint | None) -> Iterator[None]:
-    """Write down in a file what the process does at each moment, and kill it where aimed at."""
+def at_kill_point(doing: Path, kill_point: KillPoint | None) -> Iterator[None]:
+    """Write down in a file what the process does at each moment, and kill it at the kill point."""
     note = os.open(doing, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     stack = ["between"]
 

@@ -39,7 +39,7 @@ from tests.faults.kill_point import KillPoint
 from tests.faults.report import Report
 from tests.faults.sandbox import QUICK, Sandbox, Sandboxes, sandboxes
 
-_AIMS = (
+_KILL_POINTS = (
     KillPoint("create_run", "after"),
     KillPoint("log_inputs", "before"),
     KillPoint("log_inputs", "after"),
@@ -112,7 +112,7 @@ class Killing:
     def once(
         self, case: str, *, after: float | None = None, kill_point: KillPoint | None = None
     ) -> None:
-        """Kill one run after some seconds of CPU time or where aimed at, resume it, and look."""
+        """Kill one run after so many seconds of CPU time or at a kill point; resume it, compare."""
         sandbox = self.new_sandbox(case.replace(" ", "-"))
         process = self.forks.start(sandbox, self.arguments, "train", kill_point)
         await_cpu_seconds(process, math.inf if after is None else after)
@@ -188,13 +188,18 @@ def await_cpu_seconds(process: BaseProcess, seconds: float) -> float:
 
 @click.command()
 @click.option("--kills", default=50, show_default=True, help="Kills at random moments.")
-@click.option("--aimed/--no-aimed", default=True, show_default=True, help="Aimed kills as well.")
+@click.option(
+    "--kill-points/--no-kill-points",
+    default=True,
+    show_default=True,
+    help="Kill at each kill point, too.",
+)
 @click.option("--network", default="resnet34", show_default=True)
 @click.option("--epochs", default=3, show_default=True)
 @click.option("--seed", default=0, show_default=True, help="Of the moments.")
 @click.option("--folder", type=click.Path(path_type=Path, exists=True), help="Where to work.")
 def main(
-    kills: int, aimed: bool, network: str, epochs: int, seed: int, folder: Path | None
+    kills: int, kill_points: bool, network: str, epochs: int, seed: int, folder: Path | None
 ) -> None:
     """Kill training runs with SIGKILL, resume each, and compare with an undisturbed one."""
     report, rng = Report("Training killed and resumed"), random.Random(seed)
@@ -207,13 +212,13 @@ def main(
             # Spread over the whole life, a little jittered.
             after = life * (number + rng.random()) / kills
             killing.once(f"kill {number} at {after:.2f} s", after=after)
-        for kill_point in islice(_AIMS, None if aimed else 0):
+        for kill_point in islice(_KILL_POINTS, None if kill_points else 0):
             killing.once(str(kill_point), kill_point=kill_point)
     report.end(
         {
             "network": network,
             "random": kills,
-            "aimed": len(_AIMS) if aimed else 0,
+            "kill points": len(_KILL_POINTS) if kill_points else 0,
             "killed": killing.killed,
             "found doing": dict(killing.found_at),
             "begun anew": killing.begun_anew,
